@@ -1,0 +1,49 @@
+/* 2-D convolution, NHWC float32, forward and both backward passes.
+ *
+ * A plan (od_conv) is made once per layer: it picks a kernel variant for each pass, resolves its kernels and tuning
+ * parameters, and owns packed weights. The batch size is a run-time argument: one plan serves any n.
+ *   x  (N, H, W, Cin)    y  (N, Hout, Wout, Cout)    w  (KH, KW, Cin, Cout)
+ *   y[n,p,q,o] = sum_{r,s,i} x[n, p*stride - pad + r, q*stride - pad + s, i] * w[r,s,i,o]      (zero outside the image)
+ * Any positive sizes are valid, channel counts that are no multiples of a vector included. */
+#ifndef OFFDIAG_OPS_CONV_H
+#define OFFDIAG_OPS_CONV_H
+
+#include "offdiag/device.h"
+
+typedef struct od_conv_shape {
+    int h, w;               /* input height and width */
+    int c_in, c_out;        /* channels */
+    int kernel_h, kernel_w; /* window */
+    int stride, pad;        /* the same in both directions */
+} od_conv_shape;
+
+static inline int od_conv_out_h(const od_conv_shape *s) {
+    return (s->h + 2 * s->pad - s->kernel_h) / s->stride + 1;
+}
+static inline int od_conv_out_w(const od_conv_shape *s) {
+    return (s->w + 2 * s->pad - s->kernel_w) / s->stride + 1;
+}
+
+typedef struct od_conv od_conv;
+
+enum { OD_CONV_FORWARD = 1, OD_CONV_BACKWARD_DATA = 2, OD_CONV_BACKWARD_WEIGHT = 4, OD_CONV_ALL = 7 };
+
+/* `passes`: which passes will run (packed copies are kept for those only). Errors: OD_ERR_ARGUMENT for a shape without
+ * output, OD_ERR_DEVICE_MEMORY, OD_ERR_BUILD. */
+od_status od_conv_create(od_device *device, const od_conv_shape *shape, unsigned passes, od_conv **out);
+void od_conv_destroy(od_conv *conv);
+
+/* Take over the weights w (KH, KW, Cin, Cout): packs them for the chosen variants. Call after every change of w; w must
+ * stay in place until the next call (a variant may read it directly). */
+od_status od_conv_set_weights(od_conv *conv, od_span w);
+
+od_status od_conv_forward(od_conv *conv, od_span y, od_span x, int n);
+od_status od_conv_backward_data(od_conv *conv, od_span dx, od_span dy, int n);
+/* dw = (accumulate ? dw : 0) + gradient; deterministic (two-stage sum in a fixed order). */
+od_status od_conv_backward_weight(od_conv *conv, od_span dw, od_span x, od_span dy, int n, bool accumulate);
+
+/* The variant that a pass (one of the enum) runs, e.g. "cpu_direct"; its work in floating-point operations for n. */
+const char *od_conv_variant(const od_conv *conv, unsigned pass);
+double od_conv_flop(const od_conv_shape *shape, int n);
+
+#endif
