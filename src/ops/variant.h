@@ -1,0 +1,20 @@
+/* The ordered list of kernel variants behind an operation: best first, `ref` last; the first that accepts runs. */
+#ifndef OPS_VARIANT_H
+#define OPS_VARIANT_H
+
+#include "offdiag/device.h"
+
+typedef struct od_variant {
+    const char *name; /* "cpu_direct" */
+    od_family family; /* REF: any device */
+    /* Whether it can run this shape on this device; if not, why (a static string) for the log. NULL: always. */
+    bool (*supports)(const od_device *device, const void *shape, const char **why);
+    const void *run; /* the operation's own function table */
+} od_variant;
+
+/* The index of the first variant that the device's family allows and that supports the shape; the last one (ref) accepts
+ * everything. Refusals go to the log topic "variants", with `operation` and the reason. */
+size_t od_variant_choose(const od_device *device, const char *operation, const od_variant *variants, size_t count,
+                         const void *shape);
+
+#endif
