@@ -14,8 +14,8 @@
  *     }
  *
  * Every tensor lies between guard bands at an odd offset; outputs start as NaN; inputs must come back unchanged; the
- * next od_case (or od_cases_end) checks that and frees the case's memory. A failing case is reported with the command
- * that reruns it alone, the walk goes on, and the test fails at its end.
+ * next od_case (or od_cases_end) checks that and frees the case's memory. A case that compares nothing fails. A failing
+ * case is reported with the command that reruns it alone, the walk goes on, and the test fails at its end.
  *
  * Variables: OFFDIAG_TEST_DEVICE (device specification, default "auto"), OFFDIAG_CASE (run only the cases that contain
  * this text; "=TEXT": that are this text), OFFDIAG_TEST_CACHE (where kernels are cached), OFFDIAG_TEST_VERBOSE (name
