@@ -1,0 +1,341 @@
+#!/usr/bin/python3
+"""Golden values of one training step, made by PyTorch in double precision: tests/golden/step.safetensors.
+
+  make_golden.py [--out FILE]          write the file (default: tests/golden/step.safetensors beside this script's parent)
+  make_golden.py --check               repeat every case in float32 and print how far it comes from the golden values
+
+Weights, momentum buffers, statistics and images are not stored: both sides make them from an integer hash of a tensor's
+name and an element's index (PyTorch layout), see uniform(). Of every result tensor only 32 projections on random signs
+and the norm are kept (the elements themselves where there are at most 32), so that a difference anywhere shows while the
+file stays small.
+
+A case is <encoder>.<method>.<head>.<loss>. The file holds, for each case,
+  <case>/loss                                                        F64, scalar
+  <case>/grad, value, momentum, stats, target_value, target_stats    F32 (tensors, 33): 32 projections, then the norm
+and in its metadata the rows' names (<case>.params, <case>.stats, separated by spaces; a target's are those without the
+head) and the cases (cases). Needs torch and numpy: Debian's python3-torch.
+"""
+import argparse
+import copy
+import json
+import math
+import os
+import struct
+import sys
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+N, SIZE, FEATURES = 6, 16, 32                      # images of each view, their side, the encoders' output
+PROJ_HIDDEN, PROJ_DIM, HEAD_HIDDEN = 64, 16, 32
+WIDTH = {"resnet18": 4, "cnn4": 8}
+LR, MOMENTUM, WD, HEAD_LR, HEAD_WD, TAU = 0.05, 0.9, 1e-4, 0.5, 0.0, 0.99
+PROJECTIONS = 32
+SALT = 17       # chosen by --search: no ReLU input of any case lies near zero, where float32 could fall on the other side
+MARGIN = 2e-5    # the least |ReLU input| that the cases must keep
+
+
+# ---- the hash that both sides share --------------------------------------------------------------------------------
+
+def mix(h):
+    """MurmurHash3's 32-bit finaliser."""
+    h = h.astype(np.uint64)
+    h ^= h >> np.uint64(16)
+    h = h * np.uint64(0x85EBCA6B) & np.uint64(0xFFFFFFFF)
+    h ^= h >> np.uint64(13)
+    h = h * np.uint64(0xC2B2AE35) & np.uint64(0xFFFFFFFF)
+    h ^= h >> np.uint64(16)
+    return h
+
+
+def hashes(name, count):
+    """hash(name, i) for i < count: FNV-1a of the name, the index mixed in."""
+    seed = 2166136261
+    for byte in name.encode():
+        seed = (seed ^ byte) * 16777619 & 0xFFFFFFFF
+    index = np.arange(count, dtype=np.uint64) * np.uint64(0x9E3779B9) + np.uint64(SALT)
+    return mix(mix(index & np.uint64(0xFFFFFFFF)) ^ np.uint64(seed))
+
+
+def uniform(name, shape, offset=0.0, scale=1.0):
+    """offset + scale u, u in [-1, 1) with 24 bits, rounded to float32."""
+    u = (hashes(name, int(np.prod(shape))) >> np.uint64(8)).astype(np.float64) * 2.0 ** -23 - 1
+    return torch.from_numpy((offset + scale * u).astype(np.float32).astype(np.float64).reshape(shape))
+
+
+def signs(count):
+    """(32, count) of +-1 / sqrt(32): bit k of one hash is the sign in projection k."""
+    h = hashes("signs", count)
+    bits = (h[None] >> np.arange(PROJECTIONS, dtype=np.uint64)[:, None]) & np.uint64(1)
+    return (1.0 - 2.0 * bits.astype(np.float64)) / math.sqrt(PROJECTIONS)
+
+
+def summary(t):
+    """(33,): the projections, or the elements of a small tensor padded with zeros; then the norm."""
+    x = t.detach().double().reshape(-1).numpy()
+    row = np.zeros(PROJECTIONS + 1)
+    row[:PROJECTIONS] = signs(x.size) @ x if x.size > PROJECTIONS else np.pad(x, (0, PROJECTIONS - x.size))
+    row[PROJECTIONS] = np.linalg.norm(x)
+    return row
+
+
+# ---- the model -----------------------------------------------------------------------------------------------------
+
+class Block(nn.Module):
+    def __init__(self, i, o, stride):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o)
+        self.conv2, self.bn2 = nn.Conv2d(o, o, 3, 1, 1, bias=False), nn.BatchNorm2d(o)
+        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
+        self.downsample = None
+        if stride != 1 or i != o:
+            self.downsample = nn.Sequential(nn.Conv2d(i, o, 1, stride, bias=False), nn.BatchNorm2d(o))
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        return self.relu2(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet18(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.conv1, self.bn1, self.relu = nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        i = width
+        for k in range(4):
+            o = width << k
+            setattr(self, f"layer{k + 1}", nn.Sequential(Block(i, o, 1 if k == 0 else 2), Block(o, o, 1)))
+            i = o
+
+    def forward(self, x):
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3))
+
+
+class Cnn4(nn.Module):
+    class Layer(nn.Module):
+        def __init__(self, i, o, stride):
+            super().__init__()
+            self.conv, self.bn, self.relu = nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU()
+
+        def forward(self, x):
+            return self.relu(self.bn(self.conv(x)))
+
+    def __init__(self, w):
+        super().__init__()
+        for k, (i, o, stride) in enumerate([(3, w, 1), (w, 2 * w, 2), (2 * w, 2 * w, 1), (2 * w, 4 * w, 2)]):
+            setattr(self, f"layer{k}", self.Layer(i, o, stride))
+
+    def forward(self, x):
+        return self.layer3(self.layer2(self.layer1(self.layer0(x)))).mean((2, 3))
+
+
+class Offdiag(nn.Module):
+    """p = z + z offdiag(V)^T"""
+
+    def __init__(self, d):
+        super().__init__()
+        self.V = nn.Parameter(torch.zeros(d, d))
+
+    def forward(self, z):
+        return z + z @ (self.V * (1 - torch.eye(len(self.V), dtype=z.dtype))).t()
+
+
+def make_head(kind):
+    d, hidden = PROJ_DIM, HEAD_HIDDEN
+    if kind == "none":
+        return nn.Identity()
+    if kind == "offdiag":
+        return Offdiag(d)
+    if kind == "linear":
+        return nn.Linear(d, d, bias=False)
+    return nn.Sequential(nn.Linear(d, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, d))
+
+
+class Model(nn.Module):
+    def __init__(self, case):
+        super().__init__()
+        self.backbone = (ResNet18 if case["encoder"] == "resnet18" else Cnn4)(WIDTH[case["encoder"]])
+        layers = [nn.Linear(FEATURES, PROJ_HIDDEN, bias=False), nn.BatchNorm1d(PROJ_HIDDEN), nn.ReLU(),
+                  nn.Linear(PROJ_HIDDEN, PROJ_DIM, bias=False)]
+        if case["proj_bn"]:
+            layers.append(nn.BatchNorm1d(PROJ_DIM, affine=False))
+        self.projector = nn.Sequential(*layers)
+        self.predictor = make_head(case["head"])
+
+    def project(self, x):
+        return self.projector(self.backbone(x))
+
+
+def initial(kind, name, t):
+    """The starting value of a tensor: kind is value, momentum, stats, target_value or target_stats."""
+    key = f"{kind}:{name}"
+    if kind == "momentum":
+        return uniform(key, t.shape, 0, 0.01)
+    if kind.endswith("stats"):
+        return uniform(key, t.shape, 1.0 if name.endswith("running_var") else 0.0, 0.1)
+    if name == "predictor.V":
+        return uniform(key, t.shape, 0, 0.1)
+    if t.dim() == 1:
+        return uniform(key, t.shape, 1.0 if name.endswith("weight") else 0.0, 0.1)
+    return uniform(key, t.shape, 0, 1.7 / math.sqrt(t.numel() // t.shape[0]))
+
+
+def stats_of(model):
+    return {k: v for k, v in model.named_buffers() if not k.endswith("num_batches_tracked")}
+
+
+def fill(model, value_kind, stats_kind):
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.copy_(initial(value_kind, name, p))
+        for name, b in stats_of(model).items():
+            b.copy_(initial(stats_kind, name, b))
+
+
+# ---- one step ------------------------------------------------------------------------------------------------------
+
+def half_loss(kind, p, t):
+    if kind == "cosine":
+        return -F.cosine_similarity(p, t.detach()).mean()
+    bn = nn.BatchNorm1d(PROJ_DIM, affine=False, track_running_stats=False)
+    return F.mse_loss(bn(p), bn(t.detach()))
+
+
+def run_case(case, dtype=torch.float64):
+    """The step's results, {quantity: {tensor: summary}}, the loss, and the least |ReLU input|."""
+    model = Model(case)
+    fill(model, "value", "stats")
+    target = None
+    if case["method"] == "byol":
+        target = copy.deepcopy(model)
+        target.predictor = nn.Identity()
+        fill(target, "target_value", "target_stats")
+        target.to(dtype)
+    model.to(dtype)
+    margins = []
+    for m in [*model.modules(), *(target.modules() if target else [])]:
+        if isinstance(m, nn.ReLU):
+            m.register_forward_pre_hook(lambda _, x: margins.append(x[0].detach().abs().min().item()))
+    views = uniform("images", (2 * N, 3, SIZE, SIZE), 0, 1.7).to(dtype)
+    z1, z2 = model.project(views[:N]), model.project(views[N:])
+    p1, p2 = model.predictor(z1), model.predictor(z2)
+    t1, t2 = z1, z2
+    if target:
+        with torch.no_grad():
+            t1, t2 = target.project(views[:N]), target.project(views[N:])
+    loss = (half_loss(case["loss"], p1, t2) + half_loss(case["loss"], p2, t1)) / 2
+    named = dict(model.named_parameters())
+    head = [p for k, p in named.items() if k.startswith("predictor")]
+    groups = [{"params": [p for k, p in named.items() if not k.startswith("predictor")]}]
+    if head:
+        groups.append({"params": head, "lr": HEAD_LR, "weight_decay": HEAD_WD})
+    sgd = torch.optim.SGD(groups, LR, momentum=MOMENTUM, weight_decay=WD)
+    for name, p in named.items():
+        sgd.state[p]["momentum_buffer"] = initial("momentum", name, p).to(dtype)
+    loss.backward()
+    out = {"grad": {k: summary(p.grad) for k, p in named.items()}}
+    sgd.step()
+    out["value"] = {k: summary(p) for k, p in named.items()}
+    out["momentum"] = {k: summary(sgd.state[p]["momentum_buffer"]) for k, p in named.items()}
+    out["stats"] = {k: summary(b) for k, b in stats_of(model).items()}
+    if target:
+        with torch.no_grad():
+            for name, t in target.named_parameters():
+                t.mul_(TAU).add_(named[name], alpha=1 - TAU)
+        out["target_value"] = {k: summary(p) for k, p in target.named_parameters()}
+        out["target_stats"] = {k: summary(b) for k, b in stats_of(target).items()}
+    return out, loss.item(), min(margins)
+
+
+def all_cases():
+    cases = []
+    for m, method in enumerate(["simsiam", "byol"]):
+        for h, head in enumerate(["none", "offdiag", "linear", "mlp"]):
+            for k, loss in enumerate(["cosine", "normalized"]):
+                cases.append({"encoder": "resnet18", "method": method, "head": head, "loss": loss,
+                              "proj_bn": (m + h + k) % 2 == 0})
+    cases.append({"encoder": "cnn4", "method": "simsiam", "head": "offdiag", "loss": "normalized", "proj_bn": True})
+    cases.append({"encoder": "cnn4", "method": "byol", "head": "mlp", "loss": "cosine", "proj_bn": False})
+    for c in cases:
+        c["name"] = ".".join(c[k] for k in ("encoder", "method", "head", "loss"))
+    return cases
+
+
+# ---- the file ------------------------------------------------------------------------------------------------------
+
+def save(path, tensors, metadata):
+    """A safetensors file: by alignment, then name; header padded to a multiple of 8."""
+    kinds = {np.dtype("float64"): "F64", np.dtype("float32"): "F32"}
+    header, data = {"__metadata__": metadata}, b""
+    for name, a in sorted(tensors.items(), key=lambda kv: (-kv[1].itemsize, kv[0])):
+        header[name] = {"dtype": kinds[a.dtype], "shape": list(a.shape), "data_offsets": [len(data), len(data) + a.nbytes]}
+        data += a.tobytes()
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text + data)
+
+
+def error(a, b):
+    """The test's measure: difference of two summaries, relative to the norm."""
+    return np.linalg.norm((a - b)[:PROJECTIONS]) / b[PROJECTIONS]
+
+
+def check(cases):
+    for c in cases:
+        (a, la, _), (b, lb, margin) = run_case(c, torch.float32), run_case(c)
+        rows = [(error(a[q][k], b[q][k]), q, k) for q in b for k in b[q] if b[q][k][PROJECTIONS] > 1e-9]
+        zero = [(a[q][k][PROJECTIONS], q, k) for q in b for k in b[q] if b[q][k][PROJECTIONS] <= 1e-9]
+        print(f"{c['name']:38s} loss {lb:+.5f} error {abs(la - lb):.1e} margin {margin:.1e} largest %.1e %s %s" % max(rows),
+              "zero: %.1e %s %s" % max(zero) if zero else "")
+
+
+def search(cases):
+    """The first SALT with which every ReLU input keeps its distance from zero."""
+    global SALT
+    for SALT in range(1, 2000):
+        margin = 1.0
+        for c in cases:
+            margin = min(margin, run_case(c)[2])
+            if margin < MARGIN:
+                break
+        else:
+            print(f"SALT = {SALT}: margin {margin:.2e}")
+            return
+
+
+def main():
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--out", default=os.path.join(root, "tests/golden/step.safetensors"))
+    p.add_argument("--check", action="store_true", help="compare float32 with double, write nothing")
+    p.add_argument("--search", action="store_true", help="look for a SALT, write nothing")
+    a = p.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    cases = all_cases()
+    if a.check:
+        return check(cases)
+    if a.search:
+        return search(cases)
+    tensors, metadata = {}, {"cases": " ".join(c["name"] + ("+bn" if c["proj_bn"] else "") for c in cases),
+                             "made_by": f"tools/make_golden.py, torch {torch.__version__}", "salt": str(SALT)}
+    for c in cases:
+        out, loss, margin = run_case(c)
+        if margin < MARGIN:
+            sys.exit(f"{c['name']}: a ReLU input of {margin:.1e}: look for another SALT with --search")
+        tensors[c["name"] + "/loss"] = np.array(loss)
+        for quantity, rows in out.items():
+            tensors[f"{c['name']}/{quantity}"] = np.stack(list(rows.values())).astype(np.float32)
+        metadata[c["name"] + ".params"] = " ".join(out["grad"])
+        metadata[c["name"] + ".stats"] = " ".join(out["stats"])
+    os.makedirs(os.path.dirname(a.out), exist_ok=True)
+    save(a.out, tensors, metadata)
+    print(f"{a.out}: {len(cases)} cases, {os.path.getsize(a.out)} bytes")
+
+
+if __name__ == "__main__":
+    main()
