@@ -7,8 +7,11 @@
  *                 continue;                                       // filtered out
  *             float *x = od_case_normals(c, nx, 0), *w = od_case_normals(c, nw, 1);
  *             double *ref = od_case_alloc(c, ny * sizeof *ref);
- *             od_span xs = od_case_input(c, "x", x, nx), ws = od_case_input(c, "w", w, nw), ys = od_case_output(c, "y",
- * ny); reference(ref, x, w, shapes[i]); if (od_case_ok(c, od_conv_forward(...))) od_case_expect(c, ys, ref, 1e-5, 0);
+ *             od_span xs = od_case_input(c, "x", x, nx), ws = od_case_input(c, "w", w, nw);
+ *             od_span ys = od_case_output(c, "y", ny);
+ *             reference(ref, x, w, shapes[i]);
+ *             if (od_case_ok(c, od_conv_forward(...)))
+ *                 od_case_expect(c, ys, ref, 1e-5, 0);
  *         }
  *         od_cases_end(c);
  *     }
