@@ -14,7 +14,7 @@
 enum { N = 1025 };
 
 static void make_pair(float *out, double *ref) {
-    od_fill_normal(out, N, 1, 2);
+    od_data_normal(out, N, 1, 2);
     for (int i = 0; i < N; i++)
         ref[i] = out[i];
 }
@@ -25,7 +25,7 @@ Test(compare, accepts_rounding_noise) {
     float out[N], noise[N];
     double ref[N];
     make_pair(out, ref);
-    od_fill_uniform(noise, N, 3, 4);
+    od_data_uniform(noise, N, 3, 4);
     for (int i = 0; i < N; i++)
         out[i] += 1e-6f * noise[i];
     od_comparison c = od_compare(out, ref, N, 1e-6, 0);
@@ -53,7 +53,7 @@ Test(compare, one_wrong_value_cannot_hide_in_a_large_norm) {
     float *out = malloc(n * sizeof *out);
     double *ref = malloc(n * sizeof *ref);
     cr_assert(out && ref);
-    od_fill_uniform(out, n, 5, 6);
+    od_data_uniform(out, n, 5, 6);
     for (size_t i = 0; i < n; i++)
         ref[i] = out[i];
     out[n - 1] += 0.009f;
@@ -105,12 +105,12 @@ Test(compare, mistrusts_what_reveals_nothing) {
 
 Test(data, depends_on_seed_stream_and_index_alone) {
     float a[N], b[N];
-    od_fill_uniform(a, N, 1, 1);
-    od_fill_uniform(b, 100, 1, 1);
+    od_data_uniform(a, N, 1, 1);
+    od_data_uniform(b, 100, 1, 1);
     cr_assert_arr_eq(a, b, 100 * sizeof *a);
-    od_fill_uniform(b, N, 2, 1);
+    od_data_uniform(b, N, 2, 1);
     cr_assert_neq(memcmp(a, b, sizeof a), 0);
-    od_fill_uniform(b, N, 1, 2);
+    od_data_uniform(b, N, 1, 2);
     cr_assert_neq(memcmp(a, b, sizeof a), 0);
 }
 
@@ -120,9 +120,9 @@ Test(data, has_the_moments_it_claims) {
     static uint32_t k[M];
     double sum = 0, square = 0, cube = 0, lowest = 1, highest = -1;
     int counts[7] = {0};
-    od_fill_uniform(u, M, 9, 0);
-    od_fill_normal(z, M, 9, 0);
-    od_fill_index(k, M, 7, 9, 0);
+    od_data_uniform(u, M, 9, 0);
+    od_data_normal(z, M, 9, 0);
+    od_data_index(k, M, 7, 9, 0);
     for (int i = 0; i < M; i++) {
         lowest = fmin(lowest, u[i]);
         highest = fmax(highest, u[i]);
@@ -156,7 +156,7 @@ static od_status broken_loss(void *context, const double *x, size_t elements, do
 
 Test(gradient, tells_right_from_wrong) {
     float x[77], gradient[77];
-    od_fill_normal(x, 77, 1, 1);
+    od_data_normal(x, 77, 1, 1);
     for (int i = 0; i < 77; i++)
         gradient[i] = (float)((i % 3 + 1.0) * cos(x[i]));
     od_comparison c = od_compare_gradient(sum_of_sines, NULL, x, gradient, 77, 1e-3, 4, 1e-5);

@@ -100,7 +100,7 @@ static void draw(uint32_t words[4], uint32_t seed, uint32_t stream, size_t block
         words[i] = result.v[i];
 }
 
-void od_fill_uniform(float *out, size_t elements, uint32_t seed, uint32_t stream) {
+void od_data_uniform(float *out, size_t elements, uint32_t seed, uint32_t stream) {
     uint32_t words[4] = {0};
     for (size_t i = 0; i < elements; i++) {
         if (i % 4 == 0)
@@ -109,7 +109,7 @@ void od_fill_uniform(float *out, size_t elements, uint32_t seed, uint32_t stream
     }
 }
 
-void od_fill_normal(float *out, size_t elements, uint32_t seed, uint32_t stream) {
+void od_data_normal(float *out, size_t elements, uint32_t seed, uint32_t stream) {
     uint32_t words[4] = {0};
     for (size_t i = 0; i < elements; i++) {
         if (i % 2 == 0)
@@ -119,7 +119,7 @@ void od_fill_normal(float *out, size_t elements, uint32_t seed, uint32_t stream)
     }
 }
 
-void od_fill_index(uint32_t *out, size_t elements, uint32_t below, uint32_t seed, uint32_t stream) {
+void od_data_index(uint32_t *out, size_t elements, uint32_t below, uint32_t seed, uint32_t stream) {
     uint32_t words[4] = {0};
     for (size_t i = 0; i < elements; i++) {
         if (i % 4 == 0)

@@ -75,6 +75,11 @@ od_device *od_test_device(od_family family) {
     return devices[family];
 }
 
+bool od_test_affords(double multiply_adds) {
+    const char *limit = getenv("OFFDIAG_TEST_WORK");
+    return !limit || !limit[0] || multiply_adds <= strtod(limit, NULL);
+}
+
 /* ---- guarded tensors -------------------------------------------------------------------------------------------- */
 
 static uint64_t checksum(const void *words, size_t elements) {
@@ -281,19 +286,19 @@ static uint32_t case_seed(const od_cases *cases) {
 
 float *od_case_uniforms(od_cases *cases, size_t elements, uint32_t stream) {
     float *out = od_case_alloc(cases, elements * sizeof *out);
-    od_fill_uniform(out, elements, case_seed(cases), stream);
+    od_data_uniform(out, elements, case_seed(cases), stream);
     return out;
 }
 
 float *od_case_normals(od_cases *cases, size_t elements, uint32_t stream) {
     float *out = od_case_alloc(cases, elements * sizeof *out);
-    od_fill_normal(out, elements, case_seed(cases), stream);
+    od_data_normal(out, elements, case_seed(cases), stream);
     return out;
 }
 
 uint32_t *od_case_indices(od_cases *cases, size_t elements, uint32_t below, uint32_t stream) {
     uint32_t *out = od_case_alloc(cases, elements * sizeof *out);
-    od_fill_index(out, elements, below, case_seed(cases), stream);
+    od_data_index(out, elements, below, case_seed(cases), stream);
     return out;
 }
 

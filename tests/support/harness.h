@@ -21,8 +21,9 @@
  * case is reported with the command that reruns it alone, the walk goes on, and the test fails at its end.
  *
  * Variables: OFFDIAG_TEST_DEVICE (device specification, default "auto"), OFFDIAG_CASE (run only the cases that contain
- * this text; "=TEXT": that are this text), OFFDIAG_TEST_CACHE (where kernels are cached), OFFDIAG_TEST_VERBOSE (name
- * each case). Criterion forks for each test: nothing here touches OpenCL before a test runs. */
+ * this text; "=TEXT": that are this text), OFFDIAG_TEST_WORK (see od_test_affords), OFFDIAG_TEST_CACHE (where kernels
+ * are cached), OFFDIAG_TEST_VERBOSE (name each case). Criterion forks for each test: nothing here touches OpenCL before
+ * a test runs. */
 #ifndef TEST_HARNESS_H
 #define TEST_HARNESS_H
 
@@ -41,6 +42,11 @@ static const int od_odd_sizes[] = {1, 2, 3, 5, 7, 13, 17, 31, 33, 63, 65, 127, 1
 
 /* The device under test, opened once per process and family; the test fails if it can't be. Never close it. */
 od_device *od_test_device(od_family family);
+
+/* Whether a case of so many multiply-adds is worth its time here: false above OFFDIAG_TEST_WORK, which slow devices
+ * such as a simulator set. Lists say `if (!od_test_affords(macs)) continue;` and keep cases small enough for 100,000.
+ */
+bool od_test_affords(double multiply_adds);
 
 /* Fail the running test at once, with the library's message, unless `status` is OD_OK. */
 #define OD_MUST(status) od_must((status), #status, __FILE__, __LINE__)
@@ -89,9 +95,9 @@ od_comparison od_compare(const float *out, const double *ref, size_t elements, d
 /* ---- data ------------------------------------------------------------------------------------------------------- */
 
 /* Philox 4x32-10 of (seed, stream, index): the same on every machine, whatever was drawn before. */
-void od_fill_uniform(float *out, size_t elements, uint32_t seed, uint32_t stream); /* [-1, 1) */
-void od_fill_normal(float *out, size_t elements, uint32_t seed, uint32_t stream);  /* mean 0, variance 1 */
-void od_fill_index(uint32_t *out, size_t elements, uint32_t below, uint32_t seed, uint32_t stream); /* 0 .. below - 1 */
+void od_data_uniform(float *out, size_t elements, uint32_t seed, uint32_t stream); /* [-1, 1) */
+void od_data_normal(float *out, size_t elements, uint32_t seed, uint32_t stream);  /* mean 0, variance 1 */
+void od_data_index(uint32_t *out, size_t elements, uint32_t below, uint32_t seed, uint32_t stream); /* 0 .. below - 1 */
 
 /* ---- gradients -------------------------------------------------------------------------------------------------- */
 
