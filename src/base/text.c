@@ -1,0 +1,41 @@
+#include "base/text.h"
+
+#include <ctype.h>
+#include <string.h>
+
+enum { LONGEST = 63 };
+
+unsigned od_edit_distance(const char *a, const char *b) {
+    size_t n = strnlen(a, LONGEST), m = strnlen(b, LONGEST);
+    unsigned row[LONGEST + 1]; /* distances of a's first i characters to b's first j */
+    for (size_t j = 0; j <= m; j++)
+        row[j] = (unsigned)j;
+    for (size_t i = 1; i <= n; i++) {
+        unsigned diagonal = row[0];
+        row[0] = (unsigned)i;
+        for (size_t j = 1; j <= m; j++) {
+            unsigned change = diagonal + (tolower((unsigned char)a[i - 1]) != tolower((unsigned char)b[j - 1]));
+            unsigned add = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
+            diagonal = row[j];
+            row[j] = change < add ? change : add;
+        }
+    }
+    return row[m];
+}
+
+const char *od_nearest(const char *word, const char *const *names) {
+    const char *best = NULL;
+    unsigned least = ~0u;
+    for (; *names; names++) {
+        unsigned distance = od_edit_distance(word, *names);
+        if (distance < least) {
+            least = distance;
+            best = *names;
+        }
+    }
+    return best;
+}
+
+bool od_contains_nocase(const char *text, const char *part) {
+    return strcasestr(text, part) != NULL;
+}
