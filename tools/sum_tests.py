@@ -14,7 +14,8 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 SYNTHESIS = re.compile(r"Synthesis: Tested: (\d+) \| Passing: (\d+) \| Failing: (\d+) \| Crashing: (\d+)")
 SKIP = re.compile(r"^\[SKIP\] (\S+?)(?:: (.*))?$", re.M)
 # What Oclgrind says about a kernel; the program under it goes on and exits with 0.
-MEMCHECK = re.compile(r"^(Invalid (?:read|write)|.*data race|Uninitialized|Oclgrind: \d+ errors generated)", re.M)
+MEMCHECK = re.compile(r"^(?:Invalid (?:read|write)|(?:Read|Write)-write data race|Uninitialized|"
+                      r"Controlflow depends on|Work-group divergence).*", re.M)
 
 
 def sum_executable(entry):
@@ -75,6 +76,7 @@ def selftest():
         ("FAIL", good, 5, 1, 0),
         ("OK", "a script's words", 1, 0, 0),
         ("SKIP", "", 0, 0, 1),
+        ("OK", "Read-write data race at global memory\n" + good, 4, 1, 0),
         ("OK", "Invalid read of size 4 at global memory address\n" + good, 4, 1, 0),
     ]
     wrong = []
