@@ -1,0 +1,112 @@
+/* The model: parameters in one arena, encoder, projector, prediction head, and their Siamese wiring.
+ *
+ * The two views of a batch of N images travel as one batch of 2N rows, view 1 first; batch-norm statistics are kept apart
+ * per view (od_bn_shape.groups = 2), so a step equals the two separate passes of the papers. */
+#ifndef OFFDIAG_MODEL_H
+#define OFFDIAG_MODEL_H
+
+#include "offdiag/device.h"
+
+/* ---- parameters ------------------------------------------------------------------------------------------------- */
+
+/* How a tensor lies in the arena, and as what it is stored outside (checkpoints and exports use PyTorch's layouts):
+ *   CONV    (KH, KW, Cin, Cout)   <-> OIHW; the stem's input channels may be padded with zero rows that are not stored
+ *   LINEAR  (in, out)             <-> (out, in)
+ *   VECTOR  (C)                   <-> the same */
+typedef enum od_param_kind { OD_PARAM_CONV, OD_PARAM_LINEAR, OD_PARAM_VECTOR } od_param_kind;
+
+typedef struct od_param {
+    char name[80]; /* torchvision's: "backbone.layer1.0.conv1.weight", "projector.0.weight", "predictor.weight" */
+    od_param_kind kind;
+    int kernel_h, kernel_w, in, out; /* VECTOR: out = C, the rest 1 */
+    int in_stored;                   /* input channels outside; < in where padded */
+    size_t offset, count;            /* in the arena, in floats */
+} od_param;
+
+/* A table of tensors over one or more arenas of `count` floats: the parameters, and the same way the BN statistics. */
+typedef struct od_param_table {
+    od_param *rows;
+    size_t size, capacity;
+    size_t count;
+} od_param_table;
+
+const od_param *od_param_find(const od_param_table *table, const char *name); /* NULL: none */
+/* The number of values outside (padding left out), and of one tensor. */
+size_t od_param_stored_count(const od_param *param);
+size_t od_param_table_stored_count(const od_param_table *table);
+/* Between an arena's layout (host copy of the tensor, `count` floats) and the stored one (od_param_stored_count floats). */
+void od_param_to_stored(const od_param *param, float *stored, const float *arena);
+void od_param_from_stored(const od_param *param, float *arena, const float *stored);
+
+/* ---- configuration ---------------------------------------------------------------------------------------------- */
+
+typedef enum od_head_kind { OD_HEAD_NONE, OD_HEAD_OFFDIAG, OD_HEAD_LINEAR, OD_HEAD_MLP } od_head_kind;
+typedef enum od_method { OD_SIMSIAM, OD_BYOL } od_method;
+typedef enum od_loss_kind { OD_LOSS_COSINE, OD_LOSS_NORMALIZED } od_loss_kind;
+
+typedef struct od_model_config {
+    const char *encoder; /* "resnet18" | "cnn4" */
+    int width;           /* channels of the first stage: 64 is the standard ResNet-18; cnn4's is 32 */
+    int image_size;      /* S: views are (S, S) */
+    int proj_hidden, proj_dim;
+    bool proj_bn;    /* a last BN without affine on the projector's output */
+    int head_hidden; /* of the MLP head */
+    od_head_kind head;
+    od_method method;
+    od_loss_kind loss;
+    uint64_t seed;
+} od_model_config;
+
+bool od_head_parse(const char *text, od_head_kind *out);
+const char *od_head_name(od_head_kind head);
+extern const char *const od_encoder_names[]; /* NULL-terminated */
+
+/* ---- the model -------------------------------------------------------------------------------------------------- */
+
+typedef struct od_model od_model;
+
+/* Build for at most max_n images (of each of two views) in a training pass: allocates parameters, gradients, momentum and
+ * activations, initialises the weights from config->seed. OD_ERR_DEVICE_MEMORY tells what it needed. */
+od_status od_model_create(od_device *device, const od_model_config *config, int max_n, od_model **out);
+void od_model_destroy(od_model *model);
+
+const od_model_config *od_model_get_config(const od_model *model);
+int od_model_feature_dim(const od_model *model);
+/* Tables: parameters (encoder, projector, then head: the head's are the last `od_model_head_offset` onwards), BN statistics. */
+const od_param_table *od_model_params(const od_model *model);
+const od_param_table *od_model_stats(const od_model *model);
+size_t od_model_head_offset(const od_model *model); /* first float of the head in the parameter arena */
+/* The arenas. target_*: BYOL only (else OD_NO_SPAN): encoder and projector, od_model_head_offset floats. */
+typedef struct od_model_arenas {
+    od_span value, grad, momentum; /* (params.count) */
+    od_span stats;                 /* (stats.count) */
+    od_span target_value;          /* (head_offset) */
+    od_span target_stats;          /* (stats.count); the head's part is unused */
+} od_model_arenas;
+od_model_arenas od_model_get_arenas(const od_model *model);
+
+/* Tell the layers that values changed (packs convolution weights, makes W = I + offdiag(V)). After loading or stepping. */
+od_status od_model_update(od_model *model);
+
+/* Forward and backward of the symmetrised loss on views x (2n, S, S, 4). loss[0] on the device gets (accumulate ? + : =)
+ * scale * loss; gradients likewise. BN running statistics move once per view. */
+od_status od_model_step(od_model *model, od_span loss, od_span x, int n, float scale, bool accumulate);
+
+/* Projections z (2n, proj_dim) and head outputs p of the last od_model_step; valid until the next one. */
+od_span od_model_projection(const od_model *model);
+
+/* SGD on all parameters (head: head_lr, head_weight_decay), EMA of the target with tau (BYOL), then od_model_update. */
+typedef struct od_sgd_config {
+    float lr, momentum, weight_decay;
+    float head_lr, head_weight_decay;
+    float ema_tau;
+} od_sgd_config;
+od_status od_model_sgd(od_model *model, const od_sgd_config *config);
+
+/* Evaluation mode: features (n, feature_dim) of images x (n, S, S, 4), any n; projections z (n, proj_dim) when not OD_NO_SPAN. */
+od_status od_model_features(od_model *model, od_span features, od_span z, od_span x, int n);
+
+/* Frobenius norm and largest entry of offdiag(head), for the offdiag and linear heads; zeros otherwise. Waits. */
+od_status od_model_offdiag(od_model *model, float *norm, float *largest);
+
+#endif

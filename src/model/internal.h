@@ -1,0 +1,33 @@
+/* The inside of od_model. */
+#ifndef MODEL_INTERNAL_H
+#define MODEL_INTERNAL_H
+
+#include "model/encoder.h"
+#include "model/head.h"
+
+/* Encoder and projector: what online and target have in common. */
+typedef struct od_branch {
+    od_net net;
+    od_encoder encoder;
+    od_mlp projector;
+} od_branch;
+
+struct od_model {
+    od_device *device;
+    od_model_config config;
+    int max_n;
+    od_param_table params, stats;
+    size_t head_offset;
+    od_model_arenas arenas;
+    od_branch online;
+    od_branch target; /* BYOL */
+    od_head head;
+
+    /* the step's own tensors, rows = 2 max_n */
+    od_span h, z, p;           /* of the last step: (rows, F), (rows, d), (rows, d); kept by the layers */
+    od_span dp, dz, dh;        /* gradients (rows, d), (rows, d), (rows, F) */
+    od_span p_hat, t_hat;      /* normalised loss: outputs after BN (rows, d) */
+    od_span p_saved, t_saved;  /* their mean and rstd (2, 2, d) */
+};
+
+#endif

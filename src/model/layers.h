@@ -1,0 +1,98 @@
+/* The two building blocks of every network here: convolution + BN (+ residual) (+ ReLU), and the two-layer perceptron. */
+#ifndef MODEL_LAYERS_H
+#define MODEL_LAYERS_H
+
+#include "offdiag/model.h"
+#include "offdiag/ops/conv.h"
+#include "offdiag/ops/norm.h"
+
+/* How a network runs. TRAIN keeps activations for the backward pass; TARGET has batch statistics too but keeps nothing;
+ * INFER takes the running statistics. */
+typedef enum od_mode { OD_MODE_TRAIN, OD_MODE_TARGET, OD_MODE_INFER } od_mode;
+
+/* The memory that one network instance (online or target) works in. Layers hold offsets into it. */
+typedef struct od_net {
+    od_device *device;
+    od_span value, grad, stats; /* arenas; a target has no grad */
+    int max_rows;               /* images of both views that a training pass may hold; 0: never trained (a target) */
+    int groups;                 /* 2 views */
+} od_net;
+
+/* While a network is built: where its tensors are listed. */
+typedef struct od_builder {
+    const od_net *net;
+    od_param_table *params, *stats;
+} od_builder;
+
+/* ---- batch norm's tensors --------------------------------------------------------------------------------------- */
+
+typedef struct od_bn_layer {
+    bool affine;
+    int c;
+    size_t gamma, beta; /* in value and grad (C) */
+    size_t mean, var;   /* in stats (C) */
+    od_span saved;      /* (groups, 2, C), training only */
+} od_bn_layer;
+
+od_status od_bn_layer_create(od_bn_layer *l, const od_builder *b, const char *prefix, int c, bool affine);
+/* x (n, rows, C) -> y, with n images of `pixels` positions each. */
+od_status od_bn_layer_forward(const od_bn_layer *l, const od_net *net, od_mode mode, od_span y, od_span x, bool relu,
+                              od_span residual, int n, int pixels);
+od_status od_bn_layer_backward(const od_bn_layer *l, const od_net *net, od_span dx, od_span d_residual, od_span dy,
+                               od_span y, od_span x, bool relu, int n, int pixels, bool accumulate);
+void od_bn_layer_destroy(od_bn_layer *l);
+
+/* ---- convolution + BN ------------------------------------------------------------------------------------------- */
+
+typedef struct od_conv_bn {
+    od_conv_shape shape;
+    od_conv *conv;
+    bool relu;
+    size_t w; /* (KH, KW, Cin, Cout) in value and grad */
+    od_bn_layer bn;
+    od_span u, y; /* kept: convolution output and activation, (max_rows, Hout, Wout, Cout) */
+} od_conv_bn;
+
+/* prefix_conv "backbone.conv1", prefix_bn "backbone.bn1". c_stored: input channels outside (3 of 4 in the stem). first: no
+ * gradient at the input is wanted. */
+typedef struct od_conv_bn_spec {
+    const char *conv, *bn;
+    od_conv_shape shape;
+    int c_stored;
+    bool relu, first;
+} od_conv_bn_spec;
+od_status od_conv_bn_create(od_conv_bn *l, const od_builder *b, const od_conv_bn_spec *spec);
+od_status od_conv_bn_update(od_conv_bn *l, const od_net *net);
+/* *y: the activation, kept by the layer in TRAIN mode, else a buffer that od_activation_drop gives back. */
+od_status od_conv_bn_forward(od_conv_bn *l, const od_net *net, od_mode mode, od_span *y, od_span x, od_span residual, int n);
+/* dy: gradient at y, overwritten with the gradient at the residual input; du: scratch of y's size;
+ * dx: gradient at x, OD_NO_SPAN in the first layer. Weight gradients go to the arena. */
+od_status od_conv_bn_backward(od_conv_bn *l, const od_net *net, od_span dx, od_span du, od_span dy, od_span x, int n,
+                              bool accumulate);
+size_t od_conv_bn_size(const od_conv_bn *l); /* elements of one image's activation */
+void od_conv_bn_destroy(od_conv_bn *l);
+
+static inline void od_activation_drop(od_mode mode, od_span s) {
+    if (mode != OD_MODE_TRAIN)
+        od_buffer_release(s.buffer);
+}
+
+/* ---- two-layer perceptron: linear, BN, ReLU, linear (, bias) (, BN without affine) ------------------------------- */
+
+typedef struct od_mlp {
+    int in, hidden, out;
+    bool out_bias, out_bn;
+    size_t w1, w2, bias; /* (in, hidden), (hidden, out), (out) */
+    od_bn_layer bn1, bn2;
+    od_span u1, y1, u2, y2; /* kept */
+    od_span d_hidden, d_out; /* backward scratch */
+} od_mlp;
+
+od_status od_mlp_create(od_mlp *l, const od_builder *b, const char *prefix, int in, int hidden, int out, bool out_bias,
+                        bool out_bn);
+od_status od_mlp_forward(od_mlp *l, const od_net *net, od_mode mode, od_span *y, od_span x, int n);
+/* dx (n, in) from dy (n, out), x (n, in); dy is overwritten where out_bn. */
+od_status od_mlp_backward(od_mlp *l, const od_net *net, od_span dx, od_span dy, od_span x, int n, bool accumulate);
+void od_mlp_destroy(od_mlp *l);
+
+#endif

@@ -1,0 +1,84 @@
+/* One training step of a Siamese network without negatives (SimSiam: Chen & He 2021; BYOL: Grill et al. 2020), forward and
+ * backward, and the network in evaluation mode. Rows 0..n-1 are view 1, rows n..2n-1 view 2. */
+#include "model/internal.h"
+#include "offdiag/ops/loss.h"
+
+/* z (rows, d) = projector(encoder(x)); *h (rows, F) is dropped when NULL. */
+static od_status branch_forward(od_branch *branch, od_mode mode, od_span *z, od_span *h, od_span x, int rows) {
+    od_span features = OD_NO_SPAN;
+    od_status status = od_encoder_forward(&branch->encoder, &branch->net, mode, &features, x, rows);
+    if (status)
+        return status;
+    status = od_mlp_forward(&branch->projector, &branch->net, mode, z, features, rows);
+    if (h)
+        *h = features;
+    else
+        od_activation_drop(mode, features);
+    return status;
+}
+
+/* The normalised loss: outputs and targets batch-normalised without affine, per view, then squared error. */
+static od_status normalized_loss(od_model *m, od_span loss, od_span target, int n, float scale, bool accumulate) {
+    od_bn_shape shape = {.groups = 2, .rows = n, .c = m->config.proj_dim, .eps = 1e-5f};
+    od_bn_params params = {0}; /* neither affine nor running statistics */
+    od_bn_fuse fuse = {0};
+    od_status status = OD_OK;
+    if ((status = od_bn_forward(m->device, &shape, &params, &fuse, m->p_hat, m->p_saved, m->p)) ||
+        (status = od_bn_forward(m->device, &shape, &params, &fuse, m->t_hat, m->t_saved, target)) ||
+        (status = od_squared_error(m->device, loss, m->dp, OD_NO_SPAN, m->p_hat, m->t_hat, 2 * n, shape.c, n, scale,
+                                   accumulate)))
+        return status;
+    return od_bn_backward(m->device, &shape, &params, &fuse, m->dp, OD_NO_SPAN, OD_NO_SPAN, OD_NO_SPAN, m->dp, OD_NO_SPAN,
+                          m->p, m->p_saved, false);
+}
+
+od_status od_model_step(od_model *m, od_span loss, od_span x, int n, float scale, bool accumulate) {
+    od_branch *online = &m->online;
+    int rows = 2 * n, d = m->config.proj_dim;
+    od_span target = OD_NO_SPAN, dz = OD_NO_SPAN;
+    od_status status = OD_OK;
+    if (n < 2 || n > m->max_n)
+        return od_fail(OD_ERR_ARGUMENT, "a step with %d images; the model was built for 2 to %d", n, m->max_n);
+
+    /* forward: x (2n, S, S, 4) -> h (2n, F) -> z (2n, d) -> p (2n, d), and the target t (2n, d) */
+    if ((status = branch_forward(online, OD_MODE_TRAIN, &m->z, &m->h, x, rows)) ||
+        (status = od_head_forward(&m->head, &online->net, &m->p, m->z, rows)))
+        return status;
+    if (m->config.method == OD_SIMSIAM)
+        target = m->z;
+    else if ((status = branch_forward(&m->target, OD_MODE_TARGET, &target, NULL, x, rows)))
+        return status;
+
+    /* loss between p of one view and t of the other; its gradient dp (2n, d); stop-gradient at t */
+    if (m->config.loss == OD_LOSS_COSINE)
+        status = od_cosine_loss(m->device, loss, m->dp, OD_NO_SPAN, m->p, target, rows, d, n, scale, accumulate);
+    else
+        status = normalized_loss(m, loss, target, n, scale, accumulate);
+    if (m->config.method == OD_BYOL)
+        od_buffer_release(target.buffer);
+    if (status)
+        return status;
+
+    /* backward: dp -> dz -> dh -> every weight */
+    if ((status = od_head_backward(&m->head, &online->net, &dz, m->dz, m->dp, m->z, rows, accumulate)) ||
+        (status = od_mlp_backward(&online->projector, &online->net, m->dh, dz, m->h, rows, accumulate)))
+        return status;
+    return od_encoder_backward(&online->encoder, &online->net, m->dh, rows, accumulate);
+}
+
+od_status od_model_features(od_model *m, od_span features, od_span z, od_span x, int n) {
+    od_branch *online = &m->online;
+    od_span h = OD_NO_SPAN, out = OD_NO_SPAN;
+    od_status status = od_encoder_forward(&online->encoder, &online->net, OD_MODE_INFER, &h, x, n);
+    if (status)
+        return status;
+    if ((status = od_span_copy(features, h, (size_t)n * online->encoder.c)) || !z.buffer)
+        goto out;
+    if ((status = od_mlp_forward(&online->projector, &online->net, OD_MODE_INFER, &out, h, n)))
+        goto out;
+    status = od_span_copy(z, out, (size_t)n * m->config.proj_dim);
+out:
+    od_buffer_release(h.buffer);
+    od_buffer_release(out.buffer);
+    return status;
+}
