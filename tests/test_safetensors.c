@@ -45,7 +45,7 @@ static void put_header(const char *header, size_t data_bytes) {
     uint64_t length = strlen(header);
     cr_assert(8 + length + data_bytes <= sizeof data);
     memcpy(data, &length, 8);
-    memcpy(data + 8, header, length);
+    (void)snprintf((char *)data + 8, sizeof data - 8, "%s", header);
     put(data, 8 + length + data_bytes);
 }
 
@@ -115,8 +115,8 @@ Test(safetensors, round_trip, .init = setup, .fini = teardown) {
 Test(safetensors, bytes_of_the_reference_writer, .init = setup, .fini = teardown) {
     static const char header[] = "{\"__metadata__\":{\"config\":\"{\\\"lr\\\": 0.1}\"},"
                                  "\"step\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[0,8]},"
-        "\"norms\":{\"dtype\":\"F64\",\"shape\":[2],\"data_offsets\":[8,24]},"
-        "\"nothing\":{\"dtype\":\"F32\",\"shape\":[0,7],\"data_offsets\":[24,24]},"
+                                 "\"norms\":{\"dtype\":\"F64\",\"shape\":[2],\"data_offsets\":[8,24]},"
+                                 "\"nothing\":{\"dtype\":\"F32\",\"shape\":[0,7],\"data_offsets\":[24,24]},"
                                  "\"weights\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[24,48]},"
                                  "\"bytes\":{\"dtype\":\"U8\",\"shape\":[5],\"data_offsets\":[48,53]}}";
     size_t size, length = sizeof header - 1, padded = (length + 7) / 8 * 8;
@@ -220,15 +220,14 @@ Test(safetensors, each_rule_is_checked, .init = setup, .fini = teardown) {
 
 Test(safetensors, lengths_that_lie, .init = setup, .fini = teardown) {
     static const uint64_t lengths[] = {0, 9, 100000000, 100000001, UINT32_MAX, INT64_MAX, UINT64_MAX, UINT64_MAX - 7};
-    unsigned char data[16] = {0};
+    unsigned char data[17] = "        {}      ";
     put(data, 0);
     rejected("nothing", "found 0");
     put(data, 7);
     rejected("7 bytes", "found 7");
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         memcpy(data, &lengths[i], 8);
-        memcpy(data + 8, "{}      ", 8);
-        put(data, sizeof data);
+        put(data, 16);
         rejected("length", lengths[i] ? "at most 8 bytes" : "'{'");
     }
 }
@@ -261,7 +260,7 @@ Test(safetensors, random_damage, .init = setup, .fini = teardown) {
     memcpy(good, get(&size), sizeof good);
     cr_assert_lt(size, sizeof good);
     for (int round = 0; round < rounds; round++) {
-#define RANDOM(n) ((state = state * 1664525u + 1013904223u) >> 8) % (n)
+#define RANDOM(n) (((state = state * 1664525u + 1013904223u) >> 8) % (n))
         size_t bytes = size;
         memcpy(bad, good, size);
         switch (round % 4) {

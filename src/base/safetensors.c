@@ -80,7 +80,7 @@ static printable printable_of(const char *text) {
     size_t i = 0;
     for (; text[i] && i < sizeof p.text - 4; i++)
         p.text[i] = (char)((unsigned char)text[i] < ' ' || text[i] == 0x7f ? '?' : text[i]);
-    strcpy(p.text + i, text[i] ? "..." : "");
+    memcpy(p.text + i, text[i] ? "..." : "", text[i] ? 4 : 1);
     return p;
 }
 

@@ -96,7 +96,7 @@ od_status od_collapse_metrics(od_collapse *out, double *log_singular, const floa
             return od_fail(OD_ERR_NUMERIC, "collapse metrics: z[%zu, %zu] of (%d, %d) is %f", i / d, i % d, rows, d,
                            z[i]);
     int n = rows < d ? rows : d;
-    double *c = malloc((size_t)rows * d * sizeof *c);          /* (rows, d) */
+    double *c = calloc((size_t)rows, d * sizeof *c);           /* (rows, d) */
     double *gram = malloc((size_t)d * d * sizeof *gram);       /* (d, d) */
     double *vectors = malloc(3 * (size_t)d * sizeof *vectors); /* two of (d) to work in, the columns' lengths */
     double *s = malloc((size_t)n * sizeof *s);                 /* (n) */
