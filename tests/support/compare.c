@@ -164,7 +164,7 @@ od_comparison od_compare_gradient(od_loss_fn loss, void *context, const float *x
             c.not_finite_at = i;
         c.unset += is_unset(gradient[i]);
     }
-    if (c.not_finite || norm2 == 0 || directions < 1 || !(step > 0)) {
+    if (elements == 0 || c.not_finite || norm2 == 0 || directions < 1 || !(step > 0)) {
         c.mistrusted = norm2 == 0;
         snprintf(c.text, sizeof c.text,
                  "gradient of %zu elements: %zu not finite, first at %zu; %zu never written; norm %.3g; %d directions, "
@@ -172,8 +172,11 @@ od_comparison od_compare_gradient(od_loss_fn loss, void *context, const float *x
                  elements, c.not_finite, c.not_finite_at, c.unset, sqrt(norm2), directions, step);
         return c;
     }
-    double *point = malloc(elements * sizeof *point);
-    od_must(point ? OD_OK : od_fail(OD_ERR_MEMORY, "no host memory"), "od_compare_gradient", __FILE__, __LINE__);
+    double *point = calloc(elements, sizeof *point);
+    if (!point) {
+        snprintf(c.text, sizeof c.text, "no host memory for %zu elements", elements);
+        return c;
+    }
     double worst = 0, difference = 0, predicted = 0;
     od_status status = OD_OK;
     for (int d = 0; d < directions && status == OD_OK && isfinite(worst); d++) {
