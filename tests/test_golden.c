@@ -1,6 +1,6 @@
 /* One training step of the whole model against PyTorch in double precision: loss, every gradient, updated weights,
- * momentum, BN statistics, and BYOL's target, for each head, method, loss and encoder, with each family of kernels.
- * The golden values and how they are kept: tools/make_golden.py. */
+ * momentum, BN statistics, BYOL's target, and features in evaluation mode after it, for each head, method, loss and
+ * encoder, with each family of kernels. The golden values and how they are kept: tools/make_golden.py. */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>
@@ -21,8 +21,8 @@ static const od_sgd_config sgd = {
  * in double precision (a bias in front of a batch norm has no gradient) has to stay under an absolute bound. */
 static const double tolerance = 1e-4, zero_norm = 1e-9, zero_bound = 1e-6, loss_tolerance = 1e-5;
 
-static const char *const quantities[] = {"grad", "value", "momentum", "stats", "target_value", "target_stats"};
-enum { GRAD, VALUE, MOMENTUM, STATS, TARGET_VALUE, TARGET_STATS, QUANTITIES };
+static const char *const quantities[] = {"grad", "value", "momentum", "stats", "target_value", "target_stats", "eval"};
+enum { GRAD, VALUE, MOMENTUM, STATS, TARGET_VALUE, TARGET_STATS, EVAL, QUANTITIES };
 
 /* ---- the hash that both sides share ----------------------------------------------------------------------------- */
 
@@ -154,9 +154,10 @@ static void golden_load(golden *g, const od_safetensors *file, const char *label
     snprintf(key, sizeof key, "%s/loss", g->name);
     OD_MUST(od_safetensors_read_as(file, key, OD_F64, 1, &g->loss));
     for (int q = 0; q < QUANTITIES; q++) {
-        if (q >= TARGET_VALUE && g->config.method != OD_BYOL)
+        bool target = q == TARGET_VALUE || q == TARGET_STATS;
+        if (target && g->config.method != OD_BYOL)
             continue;
-        g->count[q] = words(q == STATS || q == TARGET_STATS ? g->stats : g->params, q >= TARGET_VALUE);
+        g->count[q] = q == EVAL ? 2 : words(q == STATS || q == TARGET_STATS ? g->stats : g->params, target);
         cr_assert_gt(g->count[q], 0);
         g->rows[q] = malloc(g->count[q] * ROW * sizeof(float));
         snprintf(key, sizeof key, "%s/%s", g->name, quantities[q]);
@@ -311,6 +312,25 @@ static void compare_updated(verdict *v, const golden *g, const od_model *model) 
     }
 }
 
+/* Features and projections of all images with the updated weights and running statistics. */
+static void compare_eval(verdict *v, const golden *g, od_model *model, od_device *device, od_span x) {
+    const size_t sizes[2] = {2 * N * (size_t)od_model_feature_dim(model), 2 * N * PROJ_DIM};
+    const char *const names[2] = {"features", "projections"};
+    od_span spans[2];
+    for (int i = 0; i < 2; i++)
+        OD_MUST(od_span_create(device, sizes[i], &spans[i]));
+    OD_MUST(od_model_features(model, spans[0], spans[1], x, 2 * N));
+    for (int i = 0; i < 2; i++) {
+        double row[ROW];
+        float *host = malloc(sizes[i] * sizeof *host);
+        OD_MUST(od_span_read(spans[i], host, sizes[i]));
+        summarise(row, host, sizes[i]);
+        compare_tensor(v, quantities[EVAL], names[i], row, g->rows[EVAL] + (size_t)i * ROW);
+        od_buffer_release(spans[i].buffer);
+        free(host);
+    }
+}
+
 /* ---- the tests -------------------------------------------------------------------------------------------------- */
 
 /* The step of case g in `parts` passes over the same images, each with weight 1 / parts: gradients and loss add up.
@@ -326,6 +346,7 @@ static verdict run_case(od_device *device, const golden *g, int parts) {
     if (parts == 1) {
         OD_MUST(od_model_sgd(model, &sgd));
         compare_updated(&v, g, model);
+        compare_eval(&v, g, model, device, x);
     }
     od_model_destroy(model);
     od_buffer_release(loss.buffer);

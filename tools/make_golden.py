@@ -12,6 +12,7 @@ file stays small.
 A case is <encoder>.<method>.<head>.<loss>. The file holds, for each case,
   <case>/loss                                                        F64, scalar
   <case>/grad, value, momentum, stats, target_value, target_stats    F32 (tensors, 33): 32 projections, then the norm
+  <case>/eval              F32 (2, 33): features and projections of the images in evaluation mode, after the step
 and in its metadata the rows' names (<case>.params, <case>.stats, separated by spaces; a target's are those without the
 head) and the cases (cases). Needs torch and numpy: Debian's python3-torch.
 """
@@ -246,7 +247,12 @@ def run_case(case, dtype=torch.float64):
                 t.mul_(TAU).add_(named[name], alpha=1 - TAU)
         out["target_value"] = {k: summary(p) for k, p in target.named_parameters()}
         out["target_stats"] = {k: summary(b) for k, b in stats_of(target).items()}
-    return out, loss.item(), min(margins)
+    margin = min(margins)
+    with torch.no_grad():
+        model.eval()
+        features = model.backbone(views)
+        out["eval"] = {"features": summary(features), "projections": summary(model.projector(features))}
+    return out, loss.item(), margin
 
 
 def all_cases():
