@@ -1,15 +1,15 @@
 /* Random numbers by counter: Philox 4x32-10, the same bits on host and device (cl/philox.clh). A number is a function of
- * (seed, stream, place, purpose), so that nothing but the seed needs to be saved.
+ * (seed, stream, place), so that nothing but the seed needs to be saved.
  *
- * Convention: key = {seed low, seed high}; counter = {place low, place high, stream, purpose}. */
+ * Key: {seed low, seed high}. Counter of element i of a fill: {i / 4 low, i / 4 high, stream low, stream high}, its word
+ * i % 4. Other uses than fills put their OD_RNG_ number where a fill's counter has zero in practice. */
 #ifndef BASE_RNG_H
 #define BASE_RNG_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* The last word of the counter: one for each use, so that no two uses share numbers. */
-enum { OD_RNG_FILL = 1, OD_RNG_PERMUTATION = 2, OD_RNG_AUGMENT = 3, OD_RNG_TEST = 4 };
+enum { OD_RNG_PERMUTATION = 2, OD_RNG_AUGMENT = 3, OD_RNG_TEST = 4 };
 
 void od_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]);
 
@@ -18,10 +18,10 @@ static inline float od_rng_u01(uint32_t bits) {
     return (float)(bits >> 8) * 0x1p-24f;
 }
 
-void od_rng_fill_uniform(float *out, size_t n, float low, float high, uint64_t seed, uint32_t stream);
-void od_rng_fill_normal(float *out, size_t n, float deviation, uint64_t seed, uint32_t stream);
+void od_rng_fill_uniform(float *out, size_t n, float low, float high, uint64_t seed, uint64_t stream);
+void od_rng_fill_normal(float *out, size_t n, float deviation, uint64_t seed, uint64_t stream);
 
 /* 0..n-1 in an order drawn from (seed, stream); n < 2^32. */
-void od_rng_permutation(uint32_t *order, size_t n, uint64_t seed, uint32_t stream);
+void od_rng_permutation(uint32_t *order, size_t n, uint64_t seed, uint64_t stream);
 
 #endif

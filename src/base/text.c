@@ -36,6 +36,11 @@ const char *od_nearest(const char *word, const char *const *names) {
     return best;
 }
 
+const char *od_nearest_name(const char *word, const char *const *names) {
+    const char *nearest = od_nearest(word, names);
+    return nearest && od_edit_distance(word, nearest) < strnlen(word, LONGEST) / 2 + 2 ? nearest : NULL;
+}
+
 bool od_contains_nocase(const char *text, const char *part) {
     return strcasestr(text, part) != NULL;
 }

@@ -11,6 +11,9 @@ unsigned od_edit_distance(const char *a, const char *b);
 /* The name nearest to `word` in a list that ends with NULL; NULL only for an empty list. */
 const char *od_nearest(const char *word, const char *const *names);
 
+/* The same, but NULL when none is near enough to be what was meant. */
+const char *od_nearest_name(const char *word, const char *const *names);
+
 bool od_contains_nocase(const char *text, const char *part);
 
 #endif
