@@ -90,7 +90,8 @@ static int write_all(int fd, const char *data, size_t bytes) {
     return 0;
 }
 
-/* The rename itself lasts only once its directory is on disk. A file system that can't sync directories is no failure. */
+/* The rename itself lasts only once its directory is on disk. A file system that can't sync directories is no failure.
+ */
 static void sync_parent(const char *path) {
     char *dir = strdup(path);
     if (!dir)

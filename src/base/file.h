@@ -9,8 +9,8 @@
 /* The whole of a regular file of at most max_bytes, with a NUL after it; *data is malloc'd. bytes may be NULL. */
 od_status od_file_read(const char *path, size_t max_bytes, char **data, size_t *bytes);
 
-/* Replace `path` atomically: a temporary file in the same directory, fsync, rename, fsync of the directory. On failure the
- * old file stays and the temporary one is removed. */
+/* Replace `path` atomically: a temporary file in the same directory, fsync, rename, fsync of the directory. On failure
+ * the old file stays and the temporary one is removed. */
 od_status od_file_write_atomic(const char *path, const void *data, size_t bytes);
 typedef struct od_part {
     const void *data;
@@ -23,7 +23,8 @@ od_status od_dir_make(const char *path); /* with its parents; fine if it is ther
 /* "dir/name", or name alone where it is absolute or dir is empty; malloc'd, NULL without memory. */
 char *od_path_join(const char *dir, const char *name);
 
-/* $XDG_CACHE_HOME/offdiag or ~/.cache/offdiag, made with mode 0700; refused if it is a link, or not ours alone. malloc'd. */
+/* $XDG_CACHE_HOME/offdiag or ~/.cache/offdiag, made with mode 0700; refused if it is a link, or not ours alone.
+ * malloc'd. */
 od_status od_cache_dir(char **path);
 
 #endif

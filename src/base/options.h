@@ -1,7 +1,8 @@
 /* Options from one table: the same rows read command-line flags and JSON, check ranges, print help and write JSON.
  *
- * A row names a field of a struct by offset, so a table describes a struct once (a training configuration, the flags of a
- * command). The flag is "--" + name; the JSON key is the name with '_' for '-'. Strings are copied into char arrays. */
+ * A row names a field of a struct by offset, so a table describes a struct once (a training configuration, the flags of
+ * a command). The flag is "--" + name; the JSON key is the name with '_' for '-'. Strings are copied into char arrays.
+ */
 #ifndef BASE_OPTIONS_H
 #define BASE_OPTIONS_H
 
@@ -33,21 +34,26 @@ typedef struct od_option {
 } od_option;
 
 #define OD_OPTION_FIELD(type, field) .offset = offsetof(type, field), .size = sizeof(((type *)0)->field)
-#define OD_OPT_HEADING(text)         {.kind = OD_OPTION_HEADING, .help = (text)}
+#define OD_OPT_HEADING(text)                                                                                           \
+    { .kind = OD_OPTION_HEADING, .help = (text) }
 #define OD_OPT_FLAG(type, field, flag, text)                                                                           \
-    {.name = (flag), .kind = OD_OPTION_FLAG, OD_OPTION_FIELD(type, field), .help = (text)}
+    { .name = (flag), .kind = OD_OPTION_FLAG, OD_OPTION_FIELD(type, field), .help = (text) }
 #define OD_OPT_INT(type, field, flag, low, high, text)                                                                 \
-    {.name = (flag), .kind = OD_OPTION_INT, OD_OPTION_FIELD(type, field), .min = (low), .max = (high), .value = "N",   \
-     .help = (text)}
+    {                                                                                                                  \
+        .name = (flag), .kind = OD_OPTION_INT, OD_OPTION_FIELD(type, field), .min = (low), .max = (high),              \
+        .value = "N", .help = (text)                                                                                   \
+    }
 #define OD_OPT_U64(type, field, flag, text)                                                                            \
-    {.name = (flag), .kind = OD_OPTION_U64, OD_OPTION_FIELD(type, field), .max = 0x1p63, .value = "N", .help = (text)}
+    { .name = (flag), .kind = OD_OPTION_U64, OD_OPTION_FIELD(type, field), .max = 0x1p63, .value = "N", .help = (text) }
 #define OD_OPT_DOUBLE(type, field, flag, low, high, text)                                                              \
-    {.name = (flag), .kind = OD_OPTION_DOUBLE, OD_OPTION_FIELD(type, field), .min = (low), .max = (high), .value = "X",\
-     .help = (text)}
+    {                                                                                                                  \
+        .name = (flag), .kind = OD_OPTION_DOUBLE, OD_OPTION_FIELD(type, field), .min = (low), .max = (high),           \
+        .value = "X", .help = (text)                                                                                   \
+    }
 #define OD_OPT_STRING(type, field, flag, value_name, text)                                                             \
-    {.name = (flag), .kind = OD_OPTION_STRING, OD_OPTION_FIELD(type, field), .value = (value_name), .help = (text)}
+    { .name = (flag), .kind = OD_OPTION_STRING, OD_OPTION_FIELD(type, field), .value = (value_name), .help = (text) }
 #define OD_OPT_CHOICE(type, field, flag, names, text)                                                                  \
-    {.name = (flag), .kind = OD_OPTION_CHOICE, OD_OPTION_FIELD(type, field), .choices = (names), .help = (text)}
+    { .name = (flag), .kind = OD_OPTION_CHOICE, OD_OPTION_FIELD(type, field), .choices = (names), .help = (text) }
 
 /* A table and the struct it fills. */
 typedef struct od_options {

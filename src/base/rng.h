@@ -1,8 +1,8 @@
-/* Random numbers by counter: Philox 4x32-10, the same bits on host and device (cl/philox.clh). A number is a function of
- * (seed, stream, place), so that nothing but the seed needs to be saved.
+/* Random numbers by counter: Philox 4x32-10, the same bits on host and device (cl/philox.clh). A number is a function
+ * of (seed, stream, place), so that nothing but the seed needs to be saved.
  *
- * Key: {seed low, seed high}. Counter of element i of a fill: {i / 4 low, i / 4 high, stream low, stream high}, its word
- * i % 4. Other uses than fills put their OD_RNG_ number where a fill's counter has zero in practice. */
+ * Key: {seed low, seed high}. Counter of element i of a fill: {i / 4 low, i / 4 high, stream low, stream high}, its
+ * word i % 4. Other uses than fills put their OD_RNG_ number where a fill's counter has zero in practice. */
 #ifndef BASE_RNG_H
 #define BASE_RNG_H
 

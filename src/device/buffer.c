@@ -1,0 +1,262 @@
+/* Buffers come from a pool: a freed one is kept by its capacity and handed out again. All work is on one in-order
+ * queue, so a buffer may be reused while queued commands still use it: the new user's commands come after them. */
+#include <inttypes.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "device/internal.h"
+
+struct od_buffer {
+    od_device *device;
+    cl_mem mem;
+    size_t bytes, capacity; /* asked for, and what there is */
+    od_buffer *next;        /* in the pool */
+};
+
+enum { SMALLEST = 256 };
+
+/* Capacities are powers of two and seven steps between two of them: at most an eighth is wasted. */
+static size_t class_capacity(size_t bytes) {
+    if (bytes < SMALLEST)
+        bytes = SMALLEST;
+    size_t step = (size_t)1 << (63 - __builtin_clzll(bytes) - 3);
+    return (bytes + step - 1) / step * step;
+}
+
+static unsigned class_of(size_t capacity) {
+    unsigned power = 63 - (unsigned)__builtin_clzll(capacity);
+    return power * 8 + (unsigned)(capacity >> (power - 3) & 7);
+}
+
+/* ---- the pool ---------------------------------------------------------------------------------------------------- */
+
+static void destroy(od_buffer *buffer) {
+    if (buffer->mem)
+        (void)clReleaseMemObject(buffer->mem); /* the driver keeps it until queued commands are done with it */
+    free(buffer);
+}
+
+/* Give idle buffers back, the largest first, until at most `keep` bytes are left. */
+static void trim(od_device *device, uint64_t keep) {
+    od_pool *pool = &device->pool;
+    for (int c = OD_SIZE_CLASSES - 1; c >= 0; c--)
+        while (pool->classes[c] && pool->idle > keep) {
+            od_buffer *buffer = pool->classes[c];
+            pool->classes[c] = buffer->next;
+            pool->idle -= buffer->capacity;
+            destroy(buffer);
+        }
+}
+
+void od_pool_empty(od_device *device) {
+    trim(device, 0);
+}
+
+static od_buffer *take_idle(od_pool *pool, size_t bytes) {
+    for (od_buffer **at = &pool->classes[class_of(class_capacity(bytes))]; *at; at = &(*at)->next)
+        if ((*at)->capacity >= bytes) { /* exact-sized ones (see below) may be smaller */
+            od_buffer *buffer = *at;
+            *at = buffer->next;
+            pool->idle -= buffer->capacity;
+            return buffer;
+        }
+    return NULL;
+}
+
+static od_status refuse(const od_device *device, size_t bytes, const char *why) {
+    const od_pool *pool = &device->pool;
+    return od_fail(OD_ERR_DEVICE_MEMORY,
+                   "%s: no memory for a buffer of %zu bytes (%.1f MiB): %s; in use %.1f MiB, budget %.1f MiB, largest "
+                   "allocation %.1f MiB",
+                   device->info.name, bytes, (double)bytes / 0x1p20, why, (double)pool->live / 0x1p20,
+                   (double)pool->budget / 0x1p20, (double)device->info.max_alloc_bytes / 0x1p20);
+}
+
+static od_status create_mem(od_device *device, od_buffer *buffer) {
+    cl_int error = CL_SUCCESS;
+    for (int attempt = 0; attempt < 2; attempt++) {
+        buffer->mem = clCreateBuffer(device->context, CL_MEM_READ_WRITE, buffer->capacity, NULL, &error);
+        if (error == CL_SUCCESS)
+            return OD_OK;
+        buffer->mem = NULL;
+        od_log_topic("memory", "a buffer of %zu bytes: %s; emptying the pool", buffer->capacity,
+                     od_cl_error_name(error));
+        od_pool_empty(device); /* then what the queue holds on to */
+        (void)od_device_finish(device);
+    }
+    return refuse(device, buffer->bytes, od_cl_error_name(error));
+}
+
+od_status od_buffer_create(od_device *device, size_t bytes, od_buffer **out) {
+    od_pool *pool = &device->pool;
+    *out = NULL;
+    if (bytes > device->info.max_alloc_bytes)
+        return refuse(device, bytes, "larger than one allocation may be");
+    od_buffer *buffer = take_idle(pool, bytes);
+    if (!buffer) {
+        size_t capacity = class_capacity(bytes);
+        if (capacity > device->info.max_alloc_bytes || pool->live + capacity > pool->budget)
+            capacity = bytes < SMALLEST ? SMALLEST : bytes; /* near a limit: nothing to waste */
+        if (pool->live + capacity > pool->budget)
+            return refuse(device, bytes, "over the budget");
+        trim(device, pool->budget - pool->live - capacity);
+        buffer = calloc(1, sizeof *buffer);
+        if (!buffer)
+            return od_fail(OD_ERR_MEMORY, "no host memory for a buffer of %zu bytes", bytes);
+        buffer->device = device;
+        buffer->bytes = bytes;
+        buffer->capacity = capacity;
+        od_status status = create_mem(device, buffer);
+        if (status) {
+            destroy(buffer);
+            return status;
+        }
+    }
+    buffer->bytes = bytes;
+    buffer->next = NULL;
+    pool->live += buffer->capacity;
+    pool->live_count++;
+    if (pool->live > pool->peak)
+        pool->peak = pool->live;
+    *out = buffer;
+    return OD_OK;
+}
+
+void od_buffer_release(od_buffer *buffer) {
+    if (!buffer)
+        return;
+    od_pool *pool = &buffer->device->pool;
+    od_buffer **slot = &pool->classes[class_of(buffer->capacity)];
+    pool->live -= buffer->capacity;
+    pool->live_count--;
+    pool->idle += buffer->capacity;
+    buffer->next = *slot;
+    *slot = buffer;
+}
+
+od_memory_use od_device_memory(const od_device *device) {
+    return (od_memory_use){device->pool.live, device->pool.peak, device->pool.budget};
+}
+
+size_t od_buffer_size(const od_buffer *buffer) {
+    return buffer->bytes;
+}
+
+od_device *od_buffer_device(const od_buffer *buffer) {
+    return buffer->device;
+}
+
+cl_mem od_buffer_mem(const od_buffer *buffer) {
+    return buffer->mem;
+}
+
+/* ---- transfers --------------------------------------------------------------------------------------------------- */
+
+static od_status check_part(const char *what, const od_buffer *buffer, size_t offset, size_t bytes) {
+    if (!buffer)
+        return od_fail(OD_ERR_ARGUMENT, "%s: no buffer", what);
+    if (offset > buffer->bytes || bytes > buffer->bytes - offset)
+        return od_fail(OD_ERR_ARGUMENT, "%s: bytes %zu to %zu + %zu are not in a buffer of %zu", what, offset, offset,
+                       bytes, buffer->bytes);
+    return OD_OK;
+}
+
+static od_status ended(od_device *device, cl_int error, const char *call, size_t bytes) {
+    if (error)
+        return od_cl_fail(error, call, &device->info, "%zu bytes", bytes);
+    od_device_enqueued(device);
+    return OD_OK;
+}
+
+od_status od_buffer_write(od_buffer *buffer, size_t offset, const void *data, size_t bytes) {
+    od_status status = check_part("write", buffer, offset, bytes);
+    if (status || bytes == 0)
+        return status;
+    cl_int error =
+        clEnqueueWriteBuffer(buffer->device->queue, buffer->mem, CL_TRUE, offset, bytes, data, 0, NULL, NULL);
+    return ended(buffer->device, error, "clEnqueueWriteBuffer", bytes);
+}
+
+od_status od_buffer_read(const od_buffer *buffer, size_t offset, void *data, size_t bytes) {
+    od_status status = check_part("read", buffer, offset, bytes);
+    if (status || bytes == 0)
+        return status;
+    cl_int error = clEnqueueReadBuffer(buffer->device->queue, buffer->mem, CL_TRUE, offset, bytes, data, 0, NULL, NULL);
+    return ended(buffer->device, error, "clEnqueueReadBuffer", bytes);
+}
+
+od_status od_buffer_copy(od_buffer *to, size_t to_offset, const od_buffer *from, size_t from_offset, size_t bytes) {
+    od_status status = check_part("copy to", to, to_offset, bytes);
+    if (!status)
+        status = check_part("copy from", from, from_offset, bytes);
+    if (status || bytes == 0)
+        return status;
+    if (to->device != from->device)
+        return od_fail(OD_ERR_ARGUMENT, "copy: the buffers belong to different devices");
+    if (to == from && to_offset < from_offset + bytes && from_offset < to_offset + bytes)
+        return od_fail(OD_ERR_ARGUMENT, "copy: %zu bytes from %zu and to %zu of one buffer overlap", bytes, from_offset,
+                       to_offset);
+    cl_int error =
+        clEnqueueCopyBuffer(to->device->queue, from->mem, to->mem, from_offset, to_offset, bytes, 0, NULL, NULL);
+    return ended(to->device, error, "clEnqueueCopyBuffer", bytes);
+}
+
+od_status od_buffer_fill(od_buffer *buffer, size_t offset, size_t bytes, uint32_t pattern) {
+    od_status status = check_part("fill", buffer, offset, bytes);
+    if (status || bytes == 0)
+        return status;
+    if (offset % 4 || bytes % 4)
+        return od_fail(OD_ERR_ARGUMENT, "fill: offset %zu and size %zu must be multiples of 4", offset, bytes);
+    cl_int error = clEnqueueFillBuffer(buffer->device->queue, buffer->mem, &pattern, 4, offset, bytes, 0, NULL, NULL);
+    return ended(buffer->device, error, "clEnqueueFillBuffer", bytes);
+}
+
+/* ---- spans ------------------------------------------------------------------------------------------------------- */
+
+/* Elements to bytes; false where they can't be. */
+static bool to_bytes(size_t elements, size_t *bytes) {
+    return !__builtin_mul_overflow(elements, sizeof(float), bytes);
+}
+
+static od_status span_bytes(od_span s, size_t elements, size_t *offset, size_t *bytes) {
+    if (!to_bytes(s.offset, offset) || !to_bytes(elements, bytes))
+        return od_fail(OD_ERR_ARGUMENT, "%zu elements at %zu: too many", elements, s.offset);
+    return OD_OK;
+}
+
+od_status od_span_create(od_device *device, size_t elements, od_span *out) {
+    size_t bytes;
+    *out = OD_NO_SPAN;
+    if (!to_bytes(elements, &bytes))
+        return od_fail(OD_ERR_DEVICE_MEMORY, "no memory for %zu elements", elements);
+    return od_buffer_create(device, bytes, &out->buffer);
+}
+
+od_status od_span_write(od_span to, const float *data, size_t elements) {
+    size_t offset, bytes;
+    od_status status = span_bytes(to, elements, &offset, &bytes);
+    return status ? status : od_buffer_write(to.buffer, offset, data, bytes);
+}
+
+od_status od_span_read(od_span from, float *data, size_t elements) {
+    size_t offset, bytes;
+    od_status status = span_bytes(from, elements, &offset, &bytes);
+    return status ? status : od_buffer_read(from.buffer, offset, data, bytes);
+}
+
+od_status od_span_zero(od_span s, size_t elements) {
+    size_t offset, bytes;
+    od_status status = span_bytes(s, elements, &offset, &bytes);
+    return status ? status : od_buffer_fill(s.buffer, offset, bytes, 0);
+}
+
+od_status od_span_copy(od_span to, od_span from, size_t elements) {
+    size_t to_offset, from_offset, bytes;
+    od_status status = span_bytes(to, elements, &to_offset, &bytes);
+    if (!status)
+        status = span_bytes(from, elements, &from_offset, &bytes);
+    return status ? status : od_buffer_copy(to.buffer, to_offset, from.buffer, from_offset, bytes);
+}

@@ -1,0 +1,117 @@
+/* What the files of the device layer share. The only header that sees OpenCL; each OpenCL function is called in one
+ * place. */
+#ifndef DEVICE_INTERNAL_H
+#define DEVICE_INTERNAL_H
+
+#define CL_TARGET_OPENCL_VERSION 120
+#include <CL/cl.h>
+
+#include "offdiag/device.h"
+
+/* ---- errors ------------------------------------------------------------------------------------------------------ */
+
+const char *od_cl_error_name(cl_int error); /* "CL_OUT_OF_RESOURCES"; never NULL */
+
+/* A failure of OpenCL function `call`: its name, the error's, the device's, and the words of `format`. The status
+ * follows from the error: out of memory, a wrong argument, or OD_ERR_DEVICE. info may be NULL. */
+od_status od_cl_fail(cl_int error, const char *call, const od_device_info *info, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+
+/* ---- devices ----------------------------------------------------------------------------------------------------- */
+
+/* The OpenCL handles of the device with these indices (as od_device_list numbers them). */
+od_status od_cl_find(int platform_index, int device_index, cl_platform_id *platform, cl_device_id *device);
+
+enum {
+    OD_QUIRK_UNUSABLE = 1,   /* gives wrong results or crashes: never taken */
+    OD_QUIRK_NO_BINARIES = 2 /* its program binaries can't be trusted or lose something */
+};
+typedef struct od_quirks {
+    unsigned flags;
+    const char *options; /* build options, added to every program */
+} od_quirks;
+/* The sum of all rows that match; their notes are put together in note. */
+od_quirks od_quirks_of(const od_device_info *info, char *note, size_t note_size);
+
+/* ---- an open device ---------------------------------------------------------------------------------------------- */
+
+enum { OD_SIZE_CLASSES = 64 * 8, OD_KERNEL_SLOTS = 256, OD_PROFILE_PENDING = 512 };
+
+typedef struct od_pool {
+    uint64_t live, peak, budget, idle; /* bytes: in use, the most ever, allowed, kept for reuse */
+    size_t live_count;
+    od_buffer *classes[OD_SIZE_CLASSES]; /* freed buffers by capacity */
+} od_pool;
+
+typedef struct od_program {
+    struct od_program *next;
+    char *name, *options;
+    cl_program program;
+    bool from_cache;
+} od_program;
+
+typedef struct od_pending {
+    cl_event event;
+    od_kernel *kernel;
+} od_pending;
+
+struct od_device {
+    od_device_info info;
+    od_family family;
+    bool profiling, caching;
+    od_quirks quirks;
+    cl_platform_id platform;
+    cl_device_id id;
+    cl_context context;
+    cl_command_queue queue;
+    unsigned unflushed; /* commands since the last flush */
+    od_pool pool;
+    od_program *programs;
+    od_kernel *kernels[OD_KERNEL_SLOTS];
+    od_pending pending[OD_PROFILE_PENDING]; /* launches whose time is not read yet */
+    size_t pending_count;
+    od_build_stats stats;
+};
+
+/* What a kernel's parameter takes, where the driver tells. */
+typedef struct od_parameter {
+    bool known;
+    unsigned char kind, size; /* of od_arg; size of a scalar, 0 if its type is not one we know */
+} od_parameter;
+
+struct od_kernel {
+    od_kernel *next; /* in its slot */
+    od_device *device;
+    cl_kernel kernel;
+    char *program, *options, *name;
+    size_t max_work_group;
+    uint64_t local_bytes;
+    unsigned parameter_count;
+    od_parameter *parameters;
+    uint64_t launches, nanoseconds; /* of profiling */
+};
+
+void od_pool_empty(od_device *device); /* give idle buffers back to the driver */
+cl_mem od_buffer_mem(const od_buffer *buffer);
+
+/* Every enqueued command passes here: pushes work to the driver every few commands. */
+void od_device_enqueued(od_device *device);
+
+/* The program, built on first use. fresh: from source even where the cache has it (a cached one failed us). */
+od_status od_program_get(od_device *device, const char *name, const char *options, bool fresh, od_program **out);
+void od_programs_release(od_device *device);
+void od_kernels_release(od_device *device);
+
+void od_profile_add(od_device *device, od_kernel *kernel, cl_event event); /* takes over the event */
+od_status od_profile_collect(od_device *device);                           /* waits for the pending launches */
+
+/* ---- binary cache: none of it ever fails the caller ---------------------------------------------------------------
+ */
+
+/* SHA-256 of all that a binary depends on. */
+void od_cache_key(char key[65], const od_device *device, const char *source, const char *options);
+/* malloc'd, or NULL: nothing there, or (*rejected) something that is not what it should be. */
+unsigned char *od_cache_load(const char *key, size_t *bytes, bool *rejected);
+void od_cache_store(const char *key, const unsigned char *binary, size_t bytes);
+
+#endif

@@ -1,0 +1,47 @@
+/* The one place for what single vendors do differently. A row matches when each part it names is found (without case)
+ * in that property; all matching rows add up. Limits that can be asked for (work-group size, memory, ...) are asked
+ * for, not listed here. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/text.h"
+#include "device/internal.h"
+
+static const struct {
+    const char *platform, *vendor, *name, *driver; /* NULL: any */
+    unsigned flags;
+    const char *options;
+    const char *note; /* shown by `offdiag devices` */
+} rows[] = {
+    /* Mesa's first OpenCL: its compiler is unmaintained and miscompiles kernels with barriers. */
+    {.platform = "clover", .flags = OD_QUIRK_UNUSABLE, .note = "Clover is unmaintained; use rusticl (RUSTICL_ENABLE)"},
+    /* A simulator: a binary keeps no source lines, which its reports need. */
+    {.platform = "oclgrind", .flags = OD_QUIRK_NO_BINARIES, .note = "a simulator, for finding errors; very slow"},
+    /* A software rasteriser: right, and good for tests. */
+    {.platform = "rusticl", .name = "llvmpipe", .note = "a software device; PoCL is faster on CPUs"},
+    /* Apple's CPU device: kernels with barriers run only in work-groups of one. */
+    {.platform = "apple", .name = "cpu", .note = "no barriers: kernels that need work-groups are refused"},
+    /* The driver waits by spinning: one core is busy while we wait. Nothing to do but to wait rarely. */
+    {.vendor = "nvidia", .note = "waiting keeps one CPU core busy"},
+};
+
+static bool matches(const char *text, const char *part) {
+    return !part || od_contains_nocase(text, part);
+}
+
+od_quirks od_quirks_of(const od_device_info *info, char *note, size_t note_size) {
+    od_quirks sum = {0, ""};
+    size_t used = 0;
+    note[0] = '\0';
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (!matches(info->platform, rows[i].platform) || !matches(info->vendor, rows[i].vendor) ||
+            !matches(info->name, rows[i].name) || !matches(info->driver, rows[i].driver))
+            continue;
+        sum.flags |= rows[i].flags;
+        if (rows[i].options)
+            sum.options = rows[i].options;
+        if (rows[i].note && used < note_size)
+            used += (size_t)snprintf(note + used, note_size - used, "%s%s", used ? "; " : "", rows[i].note);
+    }
+    return sum;
+}
