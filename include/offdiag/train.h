@@ -91,11 +91,15 @@ typedef struct od_eval_options {
 } od_eval_options;
 
 typedef struct od_eval_result {
-    double accuracy; /* 0..1 on the test split */
-    int k, bank, queries;
-    double t, linear_lr;
-    double effective_rank; /* of the encoder's features, over the queries */
+    double accuracy;           /* 0..1 on the test split */
+    int k, bank, queries;      /* as used; linear: k 0, training and test images */
+    double t;                  /* kNN */
+    int linear_epochs;         /* linear */
+    double linear_lr;          /* linear: as given, or chosen by the sweep */
+    double feature_rank;       /* effective rank of the queries' features; NaN: not measured */
     char dataset[64], encoder[32];
+    int width;
+    uint64_t steps;
 } od_eval_result;
 
 /* path: a run directory or a checkpoint file. */

@@ -1,0 +1,9 @@
+/* The subcommands: one file each. argv[0] is the subcommand's name. Data goes to stdout, all else to stderr. */
+#ifndef CLI_CLI_H
+#define CLI_CLI_H
+
+#include "offdiag/status.h"
+
+od_status cmd_devices(int argc, char **argv);
+
+#endif

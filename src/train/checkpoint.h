@@ -1,0 +1,39 @@
+/* checkpoint.safetensors: everything that a bit-exact resume needs, in PyTorch's layouts and names.
+ *
+ *   backbone.*, projector.*, predictor.*                       parameters and BN running statistics
+ *   optimizer.momentum.<name>                                  SGD's momentum of each parameter
+ *   momentum_backbone.*, momentum_projector.*                  BYOL's target
+ * Metadata (strings): format, options (JSON, every option of the run), step, epoch_loss_sum, epoch_loss_count, dataset
+ * facts. Written by atomic replacement. The order of batches and all random numbers follow from seed and step, so nothing
+ * else is kept. */
+#ifndef TRAIN_CHECKPOINT_H
+#define TRAIN_CHECKPOINT_H
+
+#include "base/safetensors.h"
+#include "offdiag/train.h"
+
+typedef struct od_progress_state { /* where the run is */
+    uint64_t step;                 /* steps done */
+    double epoch_loss_sum;         /* over the steps done in the present epoch */
+    uint64_t epoch_loss_count;
+    double knn_before; /* NaN: not measured */
+} od_progress_state;
+
+typedef struct od_checkpoint_info { /* what can be known before a model is built */
+    od_train_config config;
+    od_progress_state progress;
+    int image_side, channels, classes;
+    float mean[3], std[3];
+    char data_dir[1024];
+    char device[256];
+} od_checkpoint_info;
+
+od_status od_checkpoint_save(const char *path, const od_checkpoint_info *info, const od_model *model);
+
+/* A run directory or a file -> the file's path (malloc'd). */
+od_status od_checkpoint_path(const char *run_or_file, char **path);
+od_status od_checkpoint_open(const char *path, od_safetensors **file, od_checkpoint_info *info);
+/* Into a model built with info's configuration. training: momentum and target too. */
+od_status od_checkpoint_load(const od_safetensors *file, const char *path, od_model *model, bool training);
+
+#endif

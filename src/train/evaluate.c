@@ -1,0 +1,91 @@
+#include "train/evaluate.h"
+
+#include <stdlib.h>
+
+#include "offdiag/ops/knn.h"
+#include "offdiag/ops/pointwise.h"
+
+enum { RANK_ROWS = 1000 };
+
+od_status od_split_features(od_model *model, od_views *views, const od_split *split, int n, od_span *features) {
+    int d = od_model_feature_dim(model);
+    int chunk = views->capacity < 2 * views->micro ? views->capacity : 2 * views->micro;
+    od_status status = od_span_create(views->device, (size_t)n * d, features);
+    for (int first = 0; first < n && !status; first += chunk) {
+        int count = n - first < chunk ? n - first : chunk;
+        status = od_views_plain(views, split, first, count);
+        if (!status)
+            status = od_model_features(model, od_span_at(*features, (size_t)first * d), OD_NO_SPAN, views->x, count);
+    }
+    if (status) {
+        od_buffer_release(features->buffer);
+        *features = OD_NO_SPAN;
+    }
+    return status;
+}
+
+static od_status rank_of_features(od_span features, int n, int d, double *rank) {
+    int rows = n < RANK_ROWS ? n : RANK_ROWS;
+    od_collapse collapse;
+    float *host = malloc((size_t)rows * d * sizeof *host);
+    if (!host)
+        return od_fail(OD_ERR_MEMORY, "no memory for %d x %d features", rows, d);
+    od_status status = od_span_read(features, host, (size_t)rows * d);
+    if (!status && !(status = od_collapse_metrics(&collapse, NULL, host, rows, d)))
+        *rank = collapse.effective_rank;
+    free(host);
+    return status;
+}
+
+/* Votes and counts; bank (bank, d) and queries (queries, d) have unit rows. */
+static od_status vote(od_device *device, const od_knn_shape *shape, od_span queries, od_span bank, const od_dataset *dataset,
+                      double *accuracy) {
+    od_buffer *labels = NULL;
+    int32_t *predicted = malloc((size_t)shape->queries * sizeof *predicted);
+    od_status status = OD_OK;
+    if (!predicted)
+        return od_fail(OD_ERR_MEMORY, "no memory for %d predictions", shape->queries);
+    if ((status = od_buffer_create(device, (size_t)shape->bank * sizeof(int32_t), &labels)) ||
+        (status = od_buffer_write(labels, 0, dataset->train.labels, (size_t)shape->bank * sizeof(int32_t))) ||
+        (status = od_knn_vote(device, shape, predicted, queries, bank, labels)))
+        goto out;
+    int correct = 0;
+    for (int i = 0; i < shape->queries; i++)
+        correct += predicted[i] == dataset->test.labels[i];
+    *accuracy = (double)correct / shape->queries;
+out:
+    free(predicted);
+    od_buffer_release(labels);
+    return status;
+}
+
+static int all_or(int wanted, int there) {
+    return wanted == 0 || wanted > there ? there : wanted;
+}
+
+od_status od_knn_accuracy(od_model *model, od_views *views, const od_dataset *dataset, od_knn_protocol *protocol,
+                          double *accuracy, double *feature_rank) {
+    od_device *device = views->device;
+    int d = od_model_feature_dim(model);
+    od_span bank = OD_NO_SPAN, queries = OD_NO_SPAN;
+    od_status status = OD_OK;
+    protocol->bank = all_or(protocol->bank, dataset->train.n);
+    protocol->queries = all_or(protocol->queries, dataset->test.n);
+    od_knn_shape shape = {.queries = protocol->queries,
+                          .bank = protocol->bank,
+                          .d = d,
+                          .classes = dataset->classes,
+                          .k = protocol->k,
+                          .temperature = (float)protocol->t};
+    if ((status = od_split_features(model, views, &dataset->train, shape.bank, &bank)) ||
+        (status = od_split_features(model, views, &dataset->test, shape.queries, &queries)) ||
+        (status = rank_of_features(queries, shape.queries, d, feature_rank)) ||
+        (status = od_l2_normalize(device, bank, bank, shape.bank, d, 1e-12f)) ||
+        (status = od_l2_normalize(device, queries, queries, shape.queries, d, 1e-12f)))
+        goto out;
+    status = vote(device, &shape, queries, bank, dataset, accuracy);
+out:
+    od_buffer_release(bank.buffer);
+    od_buffer_release(queries.buffer);
+    return status;
+}

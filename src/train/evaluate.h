@@ -1,0 +1,22 @@
+/* What an encoder has learned: features of a split, kNN accuracy, collapse metrics. */
+#ifndef TRAIN_EVALUATE_H
+#define TRAIN_EVALUATE_H
+
+#include "offdiag/train.h"
+#include "train/metrics.h"
+#include "train/views.h"
+
+/* features (n, F) on the device, of the first n images of `split`, in evaluation mode; the caller releases it. */
+od_status od_split_features(od_model *model, od_views *views, const od_split *split, int n, od_span *features);
+
+typedef struct od_knn_protocol {
+    int k, bank, queries; /* bank, queries: 0 is all */
+    double t;
+} od_knn_protocol;
+
+/* kNN accuracy 0..1 of test queries against training images, on L2-normalised features, and the effective rank of the
+ * queries' features (at most 1,000 of them). bank and queries in `protocol` are replaced by what was used. */
+od_status od_knn_accuracy(od_model *model, od_views *views, const od_dataset *dataset, od_knn_protocol *protocol,
+                          double *accuracy, double *feature_rank);
+
+#endif

@@ -1,0 +1,198 @@
+/* What is done with a finished checkpoint: evaluation and export. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "train/checkpoint.h"
+#include "train/config.h"
+#include "train/evaluate.h"
+#include "train/linear.h"
+
+enum { EVAL_ROWS = 64 }; /* images of a training pass that the model is built for: evaluation works in twice as many */
+
+typedef struct loaded {
+    od_checkpoint_info info;
+    od_device *device;
+    od_dataset *dataset;
+    od_model *model;
+    od_views views;
+} loaded;
+
+static void close_loaded(loaded *l) {
+    od_views_destroy(&l->views);
+    od_model_destroy(l->model);
+    od_dataset_close(l->dataset);
+    od_device_close(l->device);
+}
+
+/* A checkpoint's model on a device; with its data set unless `data` is NULL. */
+static od_status open_loaded(loaded *l, const char *path, const char *device, od_family family, const char *data) {
+    od_safetensors *file = NULL;
+    char *file_path = NULL;
+    od_model_config model_config;
+    od_augment_policy policy;
+    od_device_options options = {.family = family};
+    od_status status = OD_OK;
+    *l = (loaded){0};
+    if ((status = od_checkpoint_path(path, &file_path)) || (status = od_checkpoint_open(file_path, &file, &l->info)))
+        goto out;
+    const od_checkpoint_info *info = &l->info;
+    od_train_model_config(&model_config, &info->config, info->image_side);
+    if ((status = od_device_open(device, &options, &l->device)) ||
+        (status = od_model_create(l->device, &model_config, EVAL_ROWS, &l->model)) ||
+        (status = od_checkpoint_load(file, file_path, l->model, false)) || !data)
+        goto out;
+    if ((status = od_dataset_open(info->config.dataset, data[0] ? data : info->data_dir, &l->dataset)) ||
+        (status = od_dataset_downsample(l->dataset, info->config.downsample)))
+        goto out;
+    if (l->dataset->h != info->image_side || l->dataset->c != info->channels || l->dataset->classes != info->classes) {
+        status = od_fail(OD_ERR_FORMAT, "%s: trained on %dx%d images with %d channels; %s has %dx%d with %d", file_path,
+                         info->image_side, info->image_side, info->channels, l->dataset->dir, l->dataset->h, l->dataset->w,
+                         l->dataset->c);
+        goto out;
+    }
+    od_split_limit(&l->dataset->train, (size_t)info->config.limit);
+    od_augment_policy_named(&policy, info->config.augment, info->config.crop_min, info->mean, info->std);
+    status = od_views_create(&l->views, l->device, l->dataset, &policy, model_config.image_size, 2 * EVAL_ROWS, EVAL_ROWS,
+                             info->config.seed);
+out:
+    od_safetensors_close(file);
+    free(file_path);
+    if (status)
+        close_loaded(l);
+    return status;
+}
+
+/* ---- evaluation ------------------------------------------------------------------------------------------------- */
+
+/* A split's features (n, F) on the host. */
+static od_status host_features(loaded *l, const od_split *split, float **out) {
+    size_t count = (size_t)split->n * od_model_feature_dim(l->model);
+    od_span features = OD_NO_SPAN;
+    od_status status = od_split_features(l->model, &l->views, split, split->n, &features);
+    if (status)
+        return status;
+    *out = malloc(count * sizeof **out);
+    status = *out ? od_span_read(features, *out, count) : od_fail(OD_ERR_MEMORY, "no memory for %d features", split->n);
+    od_buffer_release(features.buffer);
+    return status;
+}
+
+static od_status evaluate_linear(loaded *l, const od_eval_options *o, od_eval_result *r) {
+    od_probe_config config;
+    od_probe_result probe;
+    float *train = NULL, *test = NULL;
+    od_status status = OD_OK;
+    const od_dataset *d = l->dataset;
+    od_probe_config_default(&config);
+    if (o->linear_epochs > 0)
+        config.epochs = o->linear_epochs;
+    config.lr = (float)o->linear_lr;
+    config.seed = o->seed;
+    if ((status = host_features(l, &d->train, &train)) || (status = host_features(l, &d->test, &test)))
+        goto out;
+    od_features train_set = {train, d->train.labels, d->train.n}, test_set = {test, d->test.labels, d->test.n};
+    if ((status = od_linear_probe(l->device, &probe, &config, &train_set, &test_set, od_model_feature_dim(l->model),
+                                  d->classes)))
+        goto out;
+    r->accuracy = probe.accuracy;
+    r->linear_lr = probe.lr;
+    r->linear_epochs = config.epochs;
+    r->bank = d->train.n;
+    r->queries = d->test.n;
+out:
+    free(train);
+    free(test);
+    return status;
+}
+
+od_status od_evaluate(const char *path, const od_eval_options *o, od_eval_result *r) {
+    loaded l;
+    *r = (od_eval_result){.feature_rank = NAN};
+    od_status status = open_loaded(&l, path, o->device, (od_family)o->kernels, o->data);
+    if (status)
+        return status;
+    const od_train_config *c = &l.info.config;
+    strcpy(r->dataset, c->dataset);
+    strcpy(r->encoder, od_encoder_names[c->encoder]);
+    r->width = od_train_width(c);
+    r->steps = l.info.progress.step;
+    if (o->protocol == 1) {
+        status = evaluate_linear(&l, o, r);
+    } else {
+        od_knn_protocol protocol = {.k = o->k ? o->k : c->knn_k,
+                                    .bank = o->bank ? o->bank : c->knn_bank,
+                                    .queries = o->queries ? o->queries : c->knn_queries,
+                                    .t = o->t > 0 ? o->t : c->knn_t};
+        status = od_knn_accuracy(l.model, &l.views, l.dataset, &protocol, &r->accuracy, &r->feature_rank);
+        r->k = protocol.k;
+        r->t = protocol.t;
+        r->bank = protocol.bank;
+        r->queries = protocol.queries;
+    }
+    close_loaded(&l);
+    return status;
+}
+
+/* ---- export ----------------------------------------------------------------------------------------------------- */
+
+/* Copies the file's backbone tensors into the writer without their prefix. Each *host[i] lives until the file is written. */
+static od_status export_tensors(od_safetensors_writer *writer, const od_safetensors *file, uint64_t steps, void **host) {
+    static const char prefix[] = "backbone.";
+    static int64_t batches;
+    batches = (int64_t)steps * 2; /* each view moved the statistics once */
+    for (size_t i = 0; i < od_safetensors_count(file); i++) {
+        const od_tensor *t = od_safetensors_at(file, i);
+        if (strncmp(t->name, prefix, sizeof prefix - 1) != 0)
+            continue;
+        const char *name = t->name + sizeof prefix - 1;
+        host[i] = malloc(t->bytes ? t->bytes : 1);
+        if (!host[i])
+            return od_fail(OD_ERR_MEMORY, "no memory for tensor %s", name);
+        od_status status = od_safetensors_read(file, t, host[i]);
+        if (!status)
+            status = od_safetensors_add(writer, name, t->dtype, t->rank, t->shape, host[i]);
+        const char *suffix = strstr(name, "running_mean");
+        if (!status && suffix) {
+            char counter[160];
+            snprintf(counter, sizeof counter, "%.*snum_batches_tracked", (int)(suffix - name), name);
+            status = od_safetensors_add(writer, counter, OD_I64, 0, NULL, &batches);
+        }
+        if (status)
+            return status;
+    }
+    return OD_OK;
+}
+
+od_status od_export(const char *path, const char *out) {
+    od_checkpoint_info info;
+    od_safetensors *file = NULL;
+    od_safetensors_writer *writer = NULL;
+    char *file_path = NULL;
+    void **host = NULL;
+    size_t count = 0;
+    od_status status = OD_OK;
+    if ((status = od_checkpoint_path(path, &file_path)) || (status = od_checkpoint_open(file_path, &file, &info)) ||
+        (status = od_safetensors_writer_create(&writer)))
+        goto out;
+    count = od_safetensors_count(file);
+    host = calloc(count ? count : 1, sizeof *host);
+    if (!host) {
+        status = od_fail(OD_ERR_MEMORY, "no memory for %zu tensors", count);
+        goto out;
+    }
+    if ((status = export_tensors(writer, file, info.progress.step, host)) ||
+        (status = od_safetensors_add_metadata(writer, "format", "pt")) ||
+        (status = od_safetensors_add_metadata(writer, "encoder", od_encoder_names[info.config.encoder])) ||
+        (status = od_safetensors_add_metadata(writer, "dataset", info.config.dataset)))
+        goto out;
+    status = od_safetensors_write(writer, out);
+out:
+    for (size_t i = 0; host && i < count; i++)
+        free(host[i]);
+    free(host);
+    od_safetensors_writer_destroy(writer);
+    od_safetensors_close(file);
+    free(file_path);
+    return status;
+}

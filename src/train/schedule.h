@@ -1,0 +1,11 @@
+/* Learning rates and the EMA decay, as functions of the step alone. */
+#ifndef TRAIN_SCHEDULE_H
+#define TRAIN_SCHEDULE_H
+
+#include "offdiag/train.h"
+
+/* Rates for step 0..total-1: linear warm-up (both), then the encoder's decays by a half cosine over the whole run while
+ * the head's stays (solo-learn and SimSiam: a constant predictor rate). tau rises from ema to 1 by a half cosine (BYOL). */
+od_sgd_config od_schedule_at(const od_train_config *config, uint64_t step, uint64_t total);
+
+#endif
