@@ -228,7 +228,7 @@ static od_status span_bytes(od_span s, size_t elements, size_t *offset, size_t *
 }
 
 od_status od_span_create(od_device *device, size_t elements, od_span *out) {
-    size_t bytes;
+    size_t bytes = 0;
     *out = OD_NO_SPAN;
     if (!to_bytes(elements, &bytes))
         return od_fail(OD_ERR_DEVICE_MEMORY, "no memory for %zu elements", elements);
@@ -236,25 +236,25 @@ od_status od_span_create(od_device *device, size_t elements, od_span *out) {
 }
 
 od_status od_span_write(od_span to, const float *data, size_t elements) {
-    size_t offset, bytes;
+    size_t offset = 0, bytes = 0;
     od_status status = span_bytes(to, elements, &offset, &bytes);
     return status ? status : od_buffer_write(to.buffer, offset, data, bytes);
 }
 
 od_status od_span_read(od_span from, float *data, size_t elements) {
-    size_t offset, bytes;
+    size_t offset = 0, bytes = 0;
     od_status status = span_bytes(from, elements, &offset, &bytes);
     return status ? status : od_buffer_read(from.buffer, offset, data, bytes);
 }
 
 od_status od_span_zero(od_span s, size_t elements) {
-    size_t offset, bytes;
+    size_t offset = 0, bytes = 0;
     od_status status = span_bytes(s, elements, &offset, &bytes);
     return status ? status : od_buffer_fill(s.buffer, offset, bytes, 0);
 }
 
 od_status od_span_copy(od_span to, od_span from, size_t elements) {
-    size_t to_offset, from_offset, bytes;
+    size_t to_offset = 0, from_offset = 0, bytes = 0;
     od_status status = span_bytes(to, elements, &to_offset, &bytes);
     if (!status)
         status = span_bytes(from, elements, &from_offset, &bytes);

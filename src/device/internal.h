@@ -23,8 +23,9 @@ od_status od_cl_fail(cl_int error, const char *call, const od_device_info *info,
 od_status od_cl_find(int platform_index, int device_index, cl_platform_id *platform, cl_device_id *device);
 
 enum {
-    OD_QUIRK_UNUSABLE = 1,   /* gives wrong results or crashes: never taken */
-    OD_QUIRK_NO_BINARIES = 2 /* its program binaries can't be trusted or lose something */
+    OD_QUIRK_UNUSABLE = 1,    /* gives wrong results or crashes: never taken */
+    OD_QUIRK_NO_BINARIES = 2, /* its program binaries can't be trusted or lose something */
+    OD_QUIRK_GROUP_SIZE = 4   /* tells kernels' work-group limits too low: the device's own holds */
 };
 typedef struct od_quirks {
     unsigned flags;

@@ -73,7 +73,8 @@ static od_status describe_kernel(od_kernel *k) {
     if (error || count > PARAMETERS_MAX)
         return od_cl_fail(error, "clGetKernelInfo", &k->device->info, "%s:%s, %u parameters", k->program, k->name,
                           count);
-    if (!work_group_info(k, CL_KERNEL_WORK_GROUP_SIZE, &k->max_work_group, sizeof k->max_work_group))
+    if ((k->device->quirks.flags & OD_QUIRK_GROUP_SIZE) ||
+        !work_group_info(k, CL_KERNEL_WORK_GROUP_SIZE, &k->max_work_group, sizeof k->max_work_group))
         k->max_work_group = k->device->info.max_work_group;
     if (work_group_info(k, CL_KERNEL_LOCAL_MEM_SIZE, &local, sizeof local))
         k->local_bytes = local;

@@ -17,8 +17,12 @@ static const struct {
     {.platform = "clover", .flags = OD_QUIRK_UNUSABLE, .note = "Clover is unmaintained; use rusticl (RUSTICL_ENABLE)"},
     /* A simulator: a binary keeps no source lines, which its reports need. */
     {.platform = "oclgrind", .flags = OD_QUIRK_NO_BINARIES, .note = "a simulator, for finding errors; very slow"},
-    /* A software rasteriser: right, and good for tests. */
-    {.platform = "rusticl", .name = "llvmpipe", .note = "a software device; PoCL is faster on CPUs"},
+    /* A software rasteriser: right, and good for tests. It tells its SIMD width (32) as the work-group limit of every
+     * kernel, although groups up to the device's limit run right. */
+    {.platform = "rusticl",
+     .name = "llvmpipe",
+     .flags = OD_QUIRK_GROUP_SIZE,
+     .note = "a software device; PoCL is faster on CPUs"},
     /* Apple's CPU device: kernels with barriers run only in work-groups of one. */
     {.platform = "apple", .name = "cpu", .note = "no barriers: kernels that need work-groups are refused"},
     /* The driver waits by spinning: one core is busy while we wait. Nothing to do but to wait rarely. */

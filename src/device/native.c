@@ -1,0 +1,15 @@
+#include "device/native.h"
+
+#include "device/internal.h"
+
+void *od_native_queue(od_device *device) {
+    return device->queue;
+}
+
+void *od_native_buffer(const od_buffer *buffer) {
+    return od_buffer_mem(buffer);
+}
+
+void od_native_enqueued(od_device *device) {
+    od_device_enqueued(device);
+}
