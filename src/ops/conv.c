@@ -1,0 +1,182 @@
+#include "offdiag/ops/conv.h"
+
+#include <stdlib.h>
+
+#include "ops/conv_impl.h"
+
+/* Best first. */
+static const od_variant gather_variants[] = {
+    {"cpu_direct", OD_FAMILY_CPU, od_conv_cpu_supports, &od_conv_cpu},
+    {"gpu_implicit_gemm", OD_FAMILY_GPU, od_conv_gpu_supports, &od_conv_gpu},
+    {"ref", OD_FAMILY_REF, NULL, &od_conv_ref},
+};
+static const od_variant weight_variants[] = {
+    {"cpu_direct", OD_FAMILY_CPU, od_conv_cpu_supports, &od_conv_cpu_weight},
+    {"gpu_implicit_gemm", OD_FAMILY_GPU, od_conv_gpu_supports, &od_conv_gpu_weight},
+    {"ref", OD_FAMILY_REF, NULL, &od_conv_ref},
+};
+
+static const struct pass {
+    unsigned flag;
+    const char *operation;
+    const od_variant *variants;
+    size_t count;
+} passes[3] = {
+    {OD_CONV_FORWARD, "conv_forward", gather_variants, sizeof gather_variants / sizeof *gather_variants},
+    {OD_CONV_BACKWARD_DATA, "conv_backward_data", gather_variants, sizeof gather_variants / sizeof *gather_variants},
+    {OD_CONV_BACKWARD_WEIGHT, "conv_backward_weight", weight_variants,
+     sizeof weight_variants / sizeof *weight_variants},
+};
+enum { FORWARD, BACKWARD_DATA, BACKWARD_WEIGHT };
+
+struct od_conv {
+    od_device *device;
+    od_conv_shape shape;
+    const od_variant *variant[3]; /* NULL: the pass was not asked for */
+    void *state[3];
+    bool weights_set;
+};
+
+static const od_conv_impl *impl_of(const od_conv *conv, int pass) {
+    return conv->variant[pass]->run;
+}
+
+static od_status check_shape(const od_conv_shape *s) {
+    const int limit = 1 << 24; /* keeps the sums of sizes below within 32 bits */
+    const int sizes[] = {s->h, s->w, s->c_in, s->c_out, s->kernel_h, s->kernel_w, s->stride, s->pad + 1};
+    bool bad = false;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        bad = bad || sizes[i] < 1 || sizes[i] > limit;
+    /* a negative numerator would round towards an output of 1 */
+    if (bad || s->h + 2 * s->pad < s->kernel_h || s->w + 2 * s->pad < s->kernel_w ||
+        (int64_t)s->kernel_h * s->kernel_w * s->c_in > INT32_MAX / 4 || (int64_t)s->stride * s->stride > limit)
+        return od_fail(OD_ERR_ARGUMENT,
+                       "convolution without output: input %dx%dx%d, %d filters %dx%d, stride %d, pad %d", s->h, s->w,
+                       s->c_in, s->c_out, s->kernel_h, s->kernel_w, s->stride, s->pad);
+    return OD_OK;
+}
+
+od_status od_conv_create(od_device *device, const od_conv_shape *shape, unsigned wanted, od_conv **out) {
+    *out = NULL;
+    od_status status = check_shape(shape);
+    if (status)
+        return status;
+    od_conv *conv = calloc(1, sizeof *conv);
+    if (!conv)
+        return od_fail(OD_ERR_MEMORY, "convolution: no memory for a plan");
+    conv->device = device;
+    conv->shape = *shape;
+    for (int i = 0; i < 3 && !status; i++) {
+        if (!(wanted & passes[i].flag))
+            continue;
+        size_t choice = od_variant_choose(device, passes[i].operation, passes[i].variants, passes[i].count, shape);
+        conv->variant[i] = &passes[i].variants[choice];
+        status = impl_of(conv, i)->create(device, shape, passes[i].flag, &conv->state[i]);
+    }
+    if (status) {
+        od_conv_destroy(conv);
+        conv = NULL;
+    }
+    *out = conv;
+    return status;
+}
+
+void od_conv_destroy(od_conv *conv) {
+    if (!conv)
+        return;
+    for (int i = 0; i < 3; i++)
+        if (conv->variant[i])
+            impl_of(conv, i)->destroy(conv->state[i]);
+    free(conv);
+}
+
+static od_status check_span(const char *pass, const char *name, od_span span, uint64_t elements) {
+    if (!span.buffer)
+        return od_fail(OD_ERR_ARGUMENT, "%s: no %s", pass, name);
+    uint64_t room = od_buffer_size(span.buffer) / sizeof(float);
+    if (span.offset > room || elements > room - span.offset)
+        return od_fail(OD_ERR_ARGUMENT, "%s: %s of %llu elements at %zu passes the end of its buffer of %llu", pass,
+                       name, (unsigned long long)elements, span.offset, (unsigned long long)room);
+    return OD_OK;
+}
+
+static uint64_t x_size(const od_conv *c, int n) {
+    return (uint64_t)n * c->shape.h * c->shape.w * c->shape.c_in;
+}
+static uint64_t y_size(const od_conv *c, int n) {
+    return (uint64_t)n * od_conv_out_h(&c->shape) * od_conv_out_w(&c->shape) * c->shape.c_out;
+}
+static uint64_t w_size(const od_conv *c) {
+    return (uint64_t)c->shape.kernel_h * c->shape.kernel_w * c->shape.c_in * c->shape.c_out;
+}
+
+od_status od_conv_set_weights(od_conv *conv, od_span w) {
+    od_status status = check_span("conv_set_weights", "w", w, w_size(conv));
+    for (int i = 0; i < BACKWARD_WEIGHT && !status; i++)
+        if (conv->variant[i])
+            status = impl_of(conv, i)->set_weights(conv->state[i], w);
+    conv->weights_set = !status;
+    return status;
+}
+
+/* What all passes ask before they run. */
+static od_status check_pass(const od_conv *conv, int pass, int n) {
+    const char *name = passes[pass].operation;
+    if (!conv->variant[pass])
+        return od_fail(OD_ERR_ARGUMENT, "%s: the plan was made without this pass", name);
+    if (pass != BACKWARD_WEIGHT && !conv->weights_set)
+        return od_fail(OD_ERR_ARGUMENT, "%s: no weights were set", name);
+    if (n < 0)
+        return od_fail(OD_ERR_ARGUMENT, "%s: batch size %d", name, n);
+    return OD_OK;
+}
+
+od_status od_conv_forward(od_conv *conv, od_span y, od_span x, int n) {
+    od_status status = check_pass(conv, FORWARD, n);
+    if (!status)
+        status = check_span("conv_forward", "y", y, y_size(conv, n));
+    if (!status)
+        status = check_span("conv_forward", "x", x, x_size(conv, n));
+    if (status || n == 0)
+        return status;
+    return impl_of(conv, FORWARD)->run(conv->state[FORWARD], &(od_conv_args){.out = y, .in = x, .n = n});
+}
+
+od_status od_conv_backward_data(od_conv *conv, od_span dx, od_span dy, int n) {
+    od_status status = check_pass(conv, BACKWARD_DATA, n);
+    if (!status)
+        status = check_span("conv_backward_data", "dx", dx, x_size(conv, n));
+    if (!status)
+        status = check_span("conv_backward_data", "dy", dy, y_size(conv, n));
+    if (status || n == 0)
+        return status;
+    return impl_of(conv, BACKWARD_DATA)->run(conv->state[BACKWARD_DATA], &(od_conv_args){.out = dx, .in = dy, .n = n});
+}
+
+od_status od_conv_backward_weight(od_conv *conv, od_span dw, od_span x, od_span dy, int n, bool accumulate) {
+    od_status status = check_pass(conv, BACKWARD_WEIGHT, n);
+    if (!status)
+        status = check_span("conv_backward_weight", "dw", dw, w_size(conv));
+    if (!status && n == 0)
+        return accumulate ? OD_OK : od_span_zero(dw, w_size(conv));
+    if (!status)
+        status = check_span("conv_backward_weight", "x", x, x_size(conv, n));
+    if (!status)
+        status = check_span("conv_backward_weight", "dy", dy, y_size(conv, n));
+    if (status)
+        return status;
+    return impl_of(conv, BACKWARD_WEIGHT)
+        ->run(conv->state[BACKWARD_WEIGHT],
+              &(od_conv_args){.out = dw, .in = x, .grad = dy, .n = n, .accumulate = accumulate});
+}
+
+const char *od_conv_variant(const od_conv *conv, unsigned pass) {
+    for (int i = 0; i < 3; i++)
+        if (passes[i].flag == pass && conv->variant[i])
+            return conv->variant[i]->name;
+    return "none";
+}
+
+double od_conv_flop(const od_conv_shape *s, int n) {
+    return 2.0 * n * od_conv_out_h(s) * od_conv_out_w(s) * s->c_out * s->kernel_h * s->kernel_w * s->c_in;
+}

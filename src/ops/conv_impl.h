@@ -1,0 +1,57 @@
+/* What the variants of convolution share: the table that a variant fills for a pass, and the gather form of a pass. */
+#ifndef OPS_CONV_IMPL_H
+#define OPS_CONV_IMPL_H
+
+#include "offdiag/ops/conv.h"
+#include "ops/variant.h"
+
+/* The operands of one run. FORWARD: out y, in x. BACKWARD_DATA: out dx, in dy. BACKWARD_WEIGHT: out dw, in x, grad dy.
+ */
+typedef struct od_conv_args {
+    od_span out, in, grad;
+    int n;
+    bool accumulate;
+} od_conv_args;
+
+/* One variant of one pass: od_variant.run points to this. */
+typedef struct od_conv_impl {
+    od_status (*create)(od_device *device, const od_conv_shape *shape, unsigned pass, void **state);
+    void (*destroy)(void *state);                            /* NULL is fine */
+    od_status (*set_weights)(void *state, od_span w);        /* not called for BACKWARD_WEIGHT */
+    od_status (*run)(void *state, const od_conv_args *args); /* n > 0 */
+} od_conv_impl;
+
+extern const od_conv_impl od_conv_ref, od_conv_cpu, od_conv_cpu_weight, od_conv_gpu, od_conv_gpu_weight;
+bool od_conv_cpu_supports(const od_device *device, const void *shape, const char **why);
+extern unsigned od_conv_cpu_width; /* 0: the device's vector width; tests choose another row of the tile table */
+bool od_conv_gpu_supports(const od_device *device, const void *shape, const char **why);
+
+/* The sums of a pass as one form, so that a kernel serves forward and backward by data at any stride:
+ *   out[n, p*step_out + a, q*step_out + b, :] = sum over taps of in[n, p*step_in + dh, q*step_in + dw, 0..run) W[tap]
+ * Forward has one class of outputs, a = b = 0. Backward by data at stride s has s*s classes (a, b), each with the taps
+ * that reach it. Kernels read `table`: for each class {P, Q, a, b, first tap, taps, taps of all classes, 0}, then for
+ * each tap {dh, dw, row, followers}: its row in w seen as a matrix (KH*KW*Cin, Cout), or its index in (KH*KW) where the
+ * pass transposes it; and how many taps follow it to the right in the same window row. */
+enum { OD_CONV_HEADER_INTS = 8, OD_CONV_TAP_INTS = 4 }; /* as in the kernels */
+typedef struct od_conv_gather {
+    int h_in, w_in, pitch, run; /* input; pitch: floats from pixel to pixel; run: channels that a tap sums */
+    int h_out, w_out, c_out;
+    int step_in, step_out;
+    int classes, taps;
+    int pad; /* > 0 or narrow: the input must first be copied with this margin */
+    bool narrow;
+    int grid_h, grid_w; /* P and Q of the largest class */
+    od_buffer *table;
+} od_conv_gather;
+
+/* narrow: for few channels: taps are the KH rows, each a run of KW*Cin floats of an input that was copied with its
+ * margin. pass: FORWARD (also right for BACKWARD_WEIGHT) or BACKWARD_DATA. */
+od_status od_conv_gather_create(od_device *device, const od_conv_shape *shape, unsigned pass, bool narrow,
+                                od_conv_gather *out);
+void od_conv_gather_destroy(od_conv_gather *gather);
+
+static inline int od_div_up(int a, int b) {
+    return (a + b - 1) / b;
+}
+
+#endif
