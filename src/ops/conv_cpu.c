@@ -1,0 +1,250 @@
+/* The CPU family: direct NHWC convolution with register tiles (cl/conv_cpu.cl, cl/conv_cpu_weight.cl). */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "ops/conv_impl.h"
+
+/* Register tiles by the width of the device's float vectors: accumulators, the loaded vectors and one broadcast must
+ * fit the register file (AVX-512: 32 registers of 16 floats; AVX2: 16 of 8; NEON: 32 of 4). Rows are pixels (forward,
+ * backward by data) or input channels (backward by weights), columns vecs*vw output channels. */
+typedef struct cpu_tile {
+    int vw, vecs;
+    int rows; /* forward and backward by data */
+    int weight_rows,
+        weight_rows2; /* of the two, the one that divides the channels with less waste; the first on a tie */
+    int slab;         /* pixels that backward by weights takes at a time */
+} cpu_tile;
+static const cpu_tile tiles[] = {
+    {16, 2, 12, 13, 8, 256},
+    {8, 2, 6, 6, 4, 256},
+    {4, 3, 8, 8, 6, 256},
+};
+
+unsigned od_conv_cpu_width;
+
+static const cpu_tile *tile_of(const od_device *device) {
+    unsigned width = od_conv_cpu_width ? od_conv_cpu_width : od_device_get_info(device)->vector_width;
+    for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++)
+        if (width >= (unsigned)tiles[i].vw)
+            return &tiles[i];
+    return &tiles[sizeof tiles / sizeof *tiles - 1];
+}
+
+enum {
+    NARROW_CHANNELS = 12,        /* up to here the taps of a kernel row are joined to one run */
+    BLOCKS_PER_CORE = 32,        /* work-groups of a launch, to balance */
+    PANEL_MAJOR_BYTES = 1 << 19, /* packed weights up to here stay in the cache beside a block of pixels */
+    GROUP_BYTES = 1 << 19,       /* images are grouped where the rows of input under a tile fit; see conv_direct */
+    MAX_PART_BYTES = 1 << 26,    /* partial sums of backward by weights */
+};
+
+typedef struct cpu_conv {
+    od_device *device;
+    unsigned pass;
+    od_conv_shape shape;
+    od_conv_gather gather;
+    const cpu_tile *tile;
+    int rows, cols;
+    int panels; /* of cols output channels */
+    od_buffer *packed, *zeros;
+    od_kernel *pack, *main, *pad, *sum;
+} cpu_conv;
+
+bool od_conv_cpu_supports(const od_device *device, const void *shape, const char **why) {
+    (void)device;
+    const od_conv_shape *s = shape;
+    int64_t in = (int64_t)(s->h + 2 * s->pad) * (s->w + 2 * s->pad) * s->c_in;
+    int64_t out = (int64_t)od_conv_out_h(s) * od_conv_out_w(s) * s->c_out;
+    /* the lists of backward by weights hold 32-bit offsets from the first image of a slab: 256 more images at most */
+    if (in > (1 << 22) || out > (1 << 22)) {
+        *why = "an image of more than 4 Mi elements";
+        return false;
+    }
+    return true;
+}
+
+static void cpu_destroy(void *state) {
+    cpu_conv *c = state;
+    if (!c)
+        return;
+    od_conv_gather_destroy(&c->gather);
+    od_buffer_release(c->packed);
+    od_buffer_release(c->zeros);
+    free(c);
+}
+
+static od_status get_kernels(cpu_conv *c) {
+    char options[160];
+    const cpu_tile *t = c->tile;
+    bool back = c->pass == OD_CONV_BACKWARD_DATA;
+    snprintf(options, sizeof options, "-DVW=%d -DVECS=%d -DROWS=%d -cl-fast-relaxed-math", t->vw, t->vecs, t->rows);
+    od_status status = od_kernel_get(c->device, "conv_cpu", options, "conv_pad", &c->pad);
+    if (!status)
+        status = od_kernel_get(c->device, "conv_cpu", options, back ? "conv_pack_transposed" : "conv_pack", &c->pack);
+    if (!status)
+        status = od_kernel_get(c->device, "conv_cpu", options, "conv_direct", &c->main);
+    if (status || c->pass != OD_CONV_BACKWARD_WEIGHT)
+        return status;
+    snprintf(options, sizeof options, "-DVW=%d -DVECS=%d -DROWS=%d -DSLAB=%d -cl-fast-relaxed-math", t->vw, t->vecs,
+             c->rows, t->slab);
+    status = od_kernel_get(c->device, "conv_cpu_weight", options, "conv_direct_weight", &c->main);
+    if (!status)
+        status = od_kernel_get(c->device, "conv_cpu_weight", options, "conv_weight_sum", &c->sum);
+    return status;
+}
+
+/* Input channels a tile of backward by weights; the smaller tile costs about a tenth more for each channel. */
+static int weight_rows(const cpu_tile *t, int run) {
+    int first = od_div_up(run, t->weight_rows) * t->weight_rows;
+    int second = od_div_up(run, t->weight_rows2) * t->weight_rows2;
+    return first * 10 <= second * 11 ? t->weight_rows : t->weight_rows2;
+}
+
+static od_status cpu_create(od_device *device, const od_conv_shape *shape, unsigned pass, void **state) {
+    cpu_conv *c = calloc(1, sizeof *c);
+    if (!c)
+        return od_fail(OD_ERR_MEMORY, "convolution: no memory for a plan");
+    c->device = device;
+    c->pass = pass;
+    c->shape = *shape;
+    c->tile = tile_of(device);
+    c->cols = c->tile->vw * c->tile->vecs;
+    od_status status = od_conv_gather_create(device, shape, pass, shape->c_in <= NARROW_CHANNELS, &c->gather);
+    if (status)
+        goto out;
+    const od_conv_gather *g = &c->gather;
+    c->rows = pass == OD_CONV_BACKWARD_WEIGHT ? weight_rows(c->tile, g->run) : c->tile->rows;
+    c->panels = od_div_up(g->c_out, c->cols);
+    status = get_kernels(c);
+    if (status || pass == OD_CONV_BACKWARD_WEIGHT)
+        goto out;
+    size_t packed = (size_t)c->panels * g->taps * g->run * c->cols;
+    status = od_buffer_create(device, packed * sizeof(float), &c->packed);
+    if (!status)
+        status = od_buffer_create(device, (size_t)g->run * sizeof(float), &c->zeros);
+    if (!status)
+        status = od_buffer_fill(c->zeros, 0, (size_t)g->run * sizeof(float), 0);
+out:
+    if (status) {
+        cpu_destroy(c);
+        c = NULL;
+    }
+    *state = c;
+    return status;
+}
+
+static od_status cpu_set_weights(void *state, od_span w) {
+    cpu_conv *c = state;
+    const od_conv_gather *g = &c->gather;
+    od_range range = OD_RANGE2(g->taps, c->panels, 1, 1);
+    if (c->pass == OD_CONV_BACKWARD_DATA)
+        return OD_LAUNCH(c->pack, range, OD_BUF(c->packed), OD_SPAN(w), OD_BUF(g->table), OD_I32(g->classes),
+                         OD_I32(c->shape.c_in), OD_I32(c->shape.c_out));
+    return OD_LAUNCH(c->pack, range, OD_BUF(c->packed), OD_SPAN(w), OD_BUF(g->table), OD_I32(g->run),
+                     OD_I32(c->shape.c_out));
+}
+
+/* out (n, h + 2 margin, w + 2 margin, c_to), with `slack` more floats behind, from in (n, h, w, c). */
+static od_status padded_copy(cpu_conv *c, od_span *out, od_span in, int n, int h, int w, int channels, int c_to,
+                             int margin, int slack) {
+    size_t rows = (size_t)n * (h + 2 * margin);
+    od_status status = od_span_create(c->device, rows * (w + 2 * margin) * c_to + slack, out);
+    if (status)
+        return status;
+    return OD_LAUNCH(c->pad, OD_RANGE1(rows, 1), OD_BUF(out->buffer), OD_SPAN(in), OD_I32(h), OD_I32(w),
+                     OD_I32(channels), OD_I32(c_to), OD_I32(margin));
+}
+
+static od_status cpu_run(void *state, const od_conv_args *args) {
+    cpu_conv *c = state;
+    const od_conv_gather *g = &c->gather;
+    od_span in = args->in, copy = OD_NO_SPAN;
+    od_status status = OD_OK;
+    if (g->narrow) {
+        status = padded_copy(c, &copy, in, args->n, c->shape.h, c->shape.w, c->shape.c_in, c->shape.c_in, g->pad, 0);
+        in = copy;
+    }
+    if (!status) {
+        int map = g->grid_h * g->grid_w, cores = (int)od_device_get_info(c->device)->compute_units;
+        int64_t pixels = (int64_t)args->n * map;
+        int64_t blocks = od_div_up(cores * BLOCKS_PER_CORE, c->panels);
+        int64_t block = (pixels + blocks - 1) / blocks;
+        block = (block + c->rows - 1) / c->rows * c->rows;
+        blocks = (pixels + block - 1) / block;
+        int64_t under = (int64_t)c->rows * c->shape.kernel_h * g->w_in * g->pitch * (int64_t)sizeof(float);
+        int group = under <= GROUP_BYTES && args->n >= c->rows ? c->rows : 1;
+        size_t bytes = (size_t)c->panels * g->taps * g->run * c->cols * sizeof(float);
+        bool panel_first = bytes <= PANEL_MAJOR_BYTES;
+        od_range range = panel_first ? OD_RANGE3(c->panels, blocks, g->classes, 1, 1, 1)
+                                     : OD_RANGE3(blocks, c->panels, g->classes, 1, 1, 1);
+        status = OD_LAUNCH(c->main, range, OD_SPAN(args->out), OD_SPAN(in), OD_BUF(c->packed), OD_BUF(c->zeros),
+                           OD_BUF(g->table), OD_I32(args->n), OD_I32(g->h_in), OD_I32(g->w_in), OD_I32(g->pitch),
+                           OD_I32(g->run), OD_I32(g->h_out), OD_I32(g->w_out), OD_I32(g->c_out), OD_I32(g->step_in),
+                           OD_I32(g->step_out), OD_I32(group), OD_I32((int)block), OD_I32(panel_first ? 0 : 1));
+    }
+    od_buffer_release(copy.buffer);
+    return status;
+}
+
+/* How backward by weights is cut: work-groups for (panel, group of taps, chunk of pixels). More chunks need more
+ * partial sums, so large kernels are cut by their taps instead. */
+typedef struct weight_cut {
+    int taps_in_group, groups;
+    int chunk, chunks;
+    size_t part; /* floats of one chunk's partial sums */
+} weight_cut;
+
+static weight_cut cut_weight(const cpu_conv *c, int n) {
+    const od_conv_gather *g = &c->gather;
+    int want = BLOCKS_PER_CORE * (int)od_device_get_info(c->device)->compute_units;
+    weight_cut cut = {.taps_in_group = g->taps, .groups = 1};
+    cut.part = (size_t)c->panels * g->taps * od_div_up(g->run, c->rows) * c->rows * c->cols;
+    if (c->panels * 4 >= want && g->taps > 1) {
+        cut.taps_in_group = od_div_up(g->taps, 3);
+        cut.groups = od_div_up(g->taps, cut.taps_in_group);
+    }
+    int64_t pixels = (int64_t)n * g->grid_h * g->grid_w;
+    int64_t chunks = od_div_up(want, c->panels * cut.groups);
+    int64_t most = MAX_PART_BYTES / (int64_t)(cut.part * sizeof(float));
+    int64_t useful = (pixels + c->tile->slab - 1) / c->tile->slab;
+    chunks = chunks < most ? chunks : most;
+    chunks = chunks < useful ? chunks : useful;
+    chunks = chunks < 1 ? 1 : chunks;
+    int64_t chunk = (pixels + chunks - 1) / chunks;
+    cut.chunk = (int)chunk;
+    cut.chunks = (int)((pixels + chunk - 1) / chunk);
+    return cut;
+}
+
+static od_status cpu_weight_run(void *state, const od_conv_args *args) {
+    cpu_conv *c = state;
+    const od_conv_gather *g = &c->gather;
+    const od_conv_shape *s = &c->shape;
+    weight_cut cut = cut_weight(c, args->n);
+    od_span x = args->in, dy = args->grad, x_copy = OD_NO_SPAN, dy_copy = OD_NO_SPAN, part = OD_NO_SPAN;
+    int dy_pitch = od_div_up(s->c_out, c->tile->vw) * c->tile->vw; /* whole vectors are read */
+    od_status status = od_span_create(c->device, cut.part * cut.chunks, &part);
+    if (!status && g->narrow) {
+        status = padded_copy(c, &x_copy, x, args->n, s->h, s->w, s->c_in, s->c_in, g->pad, c->rows);
+        x = x_copy;
+    }
+    if (!status && dy_pitch != s->c_out) {
+        status = padded_copy(c, &dy_copy, dy, args->n, g->h_out, g->w_out, s->c_out, dy_pitch, 0, 0);
+        dy = dy_copy;
+    }
+    if (!status)
+        status = OD_LAUNCH(c->main, OD_RANGE3(c->panels, cut.groups, cut.chunks, 1, 1, 1), OD_BUF(part.buffer),
+                           OD_SPAN(x), OD_SPAN(dy), OD_BUF(g->table), OD_I32(args->n), OD_I32(g->h_in), OD_I32(g->w_in),
+                           OD_I32(g->pitch), OD_I32(g->run), OD_I32(dy_pitch), OD_I32(g->step_in),
+                           OD_I32(cut.taps_in_group), OD_I32(cut.chunk));
+    if (!status)
+        status = OD_LAUNCH(c->sum, OD_RANGE2(c->panels, g->taps, 1, 1), OD_SPAN(args->out), OD_BUF(part.buffer),
+                           OD_I32(g->run), OD_I32(s->c_out), OD_I32(cut.chunks), OD_I32(args->accumulate));
+    od_buffer_release(part.buffer);
+    od_buffer_release(x_copy.buffer);
+    od_buffer_release(dy_copy.buffer);
+    return status;
+}
+
+const od_conv_impl od_conv_cpu = {cpu_create, cpu_destroy, cpu_set_weights, cpu_run};
+const od_conv_impl od_conv_cpu_weight = {cpu_create, cpu_destroy, cpu_set_weights, cpu_weight_run};
