@@ -1,0 +1,297 @@
+/* Convolution: every variant of every pass against the double reference, and what the three passes owe each other. */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "harness.h"
+#include "offdiag/ops/conv.h"
+#include "ops/conv_impl.h"
+#include "reference/conv_ref.h"
+
+typedef struct conv_case {
+    int n;
+    od_conv_shape shape; /* h, w, c_in, c_out, kernel_h, kernel_w, stride, pad */
+} conv_case;
+
+static const conv_case cases[] = {
+    /* least sizes; a window that is the image; a pad wider than the window needs */
+    {1, {1, 1, 1, 1, 1, 1, 1, 0}},
+    {2, {3, 3, 2, 3, 3, 3, 1, 0}},
+    {1, {2, 2, 3, 2, 3, 3, 1, 2}},
+    {1, {3, 2, 5, 4, 1, 1, 1, 1}},
+    /* 3x3, the sizes of a ResNet in small; channels at the edges of vectors, panels and register tiles */
+    {2, {8, 8, 4, 64, 3, 3, 1, 1}},
+    {1, {7, 9, 3, 16, 3, 3, 1, 1}},
+    {3, {5, 7, 13, 31, 3, 3, 1, 1}},
+    {2, {6, 5, 16, 16, 3, 3, 1, 1}},
+    {2, {5, 5, 17, 33, 3, 3, 1, 1}},
+    {1, {6, 6, 64, 64, 3, 3, 1, 1}},
+    {1, {4, 4, 65, 48, 3, 3, 1, 1}},
+    {1, {5, 3, 12, 100, 3, 3, 1, 1}},
+    {1, {33, 2, 7, 8, 3, 3, 1, 1}},
+    /* strides: odd and even sizes; a stride wider than the window leaves pixels that no output reads */
+    {2, {8, 8, 16, 32, 3, 3, 2, 1}},
+    {1, {9, 7, 5, 16, 3, 3, 2, 1}},
+    {2, {8, 6, 33, 17, 1, 1, 2, 0}},
+    {1, {7, 7, 64, 31, 1, 1, 2, 0}},
+    {1, {11, 10, 6, 9, 3, 3, 3, 1}},
+    {1, {10, 11, 4, 5, 2, 2, 3, 0}},
+    /* other windows */
+    {2, {9, 9, 3, 8, 7, 7, 2, 3}},
+    {1, {7, 8, 16, 20, 7, 7, 1, 3}},
+    {1, {8, 7, 5, 16, 5, 3, 1, 2}},
+    {2, {6, 9, 18, 2, 1, 5, 2, 2}},
+    {3, {4, 4, 64, 64, 1, 1, 1, 0}},
+    {5, {3, 5, 40, 24, 1, 1, 1, 0}},
+    /* small maps with images enough for grouping, and groups that end short */
+    {13, {4, 4, 16, 32, 3, 3, 1, 1}},
+    {27, {2, 3, 8, 16, 3, 3, 1, 1}},
+    {25, {8, 8, 13, 5, 3, 3, 2, 1}},
+    {40, {1, 1, 20, 36, 3, 3, 1, 1}},
+    /* many pixels: several slabs, chunks and blocks */
+    {2, {40, 37, 4, 16, 3, 3, 1, 1}},
+    {3, {32, 32, 16, 16, 3, 3, 1, 1}},
+    {4, {17, 19, 8, 40, 3, 3, 2, 1}},
+};
+
+static size_t x_count(const conv_case *c) {
+    return (size_t)c->n * c->shape.h * c->shape.w * c->shape.c_in;
+}
+static size_t y_count(const conv_case *c) {
+    return (size_t)c->n * od_conv_out_h(&c->shape) * od_conv_out_w(&c->shape) * c->shape.c_out;
+}
+static size_t w_count(const conv_case *c) {
+    return (size_t)c->shape.kernel_h * c->shape.kernel_w * c->shape.c_in * c->shape.c_out;
+}
+
+/* The harness's text of a case. */
+#define CASE_FORMAT "%s n=%d %dx%d c=%d,%d k=%dx%d s=%d p=%d"
+#define CASE_ARGS(c)                                                                                                   \
+    (c)->n, (c)->shape.h, (c)->shape.w, (c)->shape.c_in, (c)->shape.c_out, (c)->shape.kernel_h, (c)->shape.kernel_w,   \
+        (c)->shape.stride, (c)->shape.pad
+
+static void forward_case(od_cases *cs, od_conv *conv, const conv_case *c, const float *x, const float *w) {
+    double *ref = od_case_alloc(cs, y_count(c) * sizeof *ref);
+    od_span xs = od_case_input(cs, "x", x, x_count(c)), ws = od_case_input(cs, "w", w, w_count(c));
+    od_span y = od_case_output(cs, "y", y_count(c)), again = od_case_output(cs, "y again", y_count(c));
+    conv_ref_forward(ref, x, w, &c->shape, c->n);
+    if (od_case_ok(cs, od_conv_set_weights(conv, ws)) && od_case_ok(cs, od_conv_forward(conv, y, xs, c->n)))
+        od_case_expect(cs, y, ref, 1e-5, 0);
+    float *first = od_case_alloc(cs, y_count(c) * sizeof *first);
+    if (od_case_ok(cs, od_conv_forward(conv, again, xs, c->n)) && od_case_ok(cs, od_span_read(y, first, y_count(c))))
+        od_case_expect_words(cs, again, first);
+}
+
+static void data_case(od_cases *cs, od_conv *conv, const conv_case *c, const float *dy, const float *w) {
+    double *ref = od_case_alloc(cs, x_count(c) * sizeof *ref);
+    od_span dys = od_case_input(cs, "dy", dy, y_count(c)), ws = od_case_input(cs, "w", w, w_count(c));
+    od_span dx = od_case_output(cs, "dx", x_count(c));
+    conv_ref_backward_data(ref, dy, w, &c->shape, c->n);
+    if (od_case_ok(cs, od_conv_set_weights(conv, ws)) && od_case_ok(cs, od_conv_backward_data(conv, dx, dys, c->n)))
+        od_case_expect(cs, dx, ref, 1e-5, 0);
+}
+
+static void weight_case(od_cases *cs, od_conv *conv, const conv_case *c, const float *x, const float *dy) {
+    size_t nw = w_count(c);
+    double *ref = od_case_alloc(cs, nw * sizeof *ref);
+    float *before = od_case_normals(cs, nw, 7), *first = od_case_alloc(cs, nw * sizeof *first);
+    od_span xs = od_case_input(cs, "x", x, x_count(c)), dys = od_case_input(cs, "dy", dy, y_count(c));
+    od_span dw = od_case_output(cs, "dw", nw), again = od_case_output(cs, "dw again", nw);
+    od_span sum = od_case_inout(cs, "dw accumulated", before, nw);
+    conv_ref_backward_weight(ref, x, dy, &c->shape, c->n);
+    if (od_case_ok(cs, od_conv_backward_weight(conv, dw, xs, dys, c->n, false)))
+        od_case_expect(cs, dw, ref, 1e-5, 0);
+    if (od_case_ok(cs, od_conv_backward_weight(conv, again, xs, dys, c->n, false)) &&
+        od_case_ok(cs, od_span_read(dw, first, nw)))
+        od_case_expect_words(cs, again, first);
+    for (size_t i = 0; i < nw; i++)
+        ref[i] += before[i];
+    if (od_case_ok(cs, od_conv_backward_weight(conv, sum, xs, dys, c->n, true)))
+        od_case_expect(cs, sum, ref, 1e-5, 0);
+}
+
+/* All passes of all shapes on the variants of a family. */
+static void walk(od_family family, const char *name, const char *variant) {
+    od_device *device = od_test_device(family);
+    od_cases *cs = od_cases_begin(device);
+    static const char *const pass_names[3] = {"forward", "data", "weight"};
+    for (size_t i = 0; i < 3 * OD_COUNT(cases); i++) {
+        const conv_case *c = &cases[i / 3];
+        unsigned pass = 1u << i % 3;
+        char prefix[64];
+        snprintf(prefix, sizeof prefix, "conv %s %s", name, pass_names[i % 3]);
+        if (!od_test_affords(od_conv_flop(&c->shape, c->n) / 2) || !od_case(cs, CASE_FORMAT, prefix, CASE_ARGS(c)))
+            continue;
+        od_conv *conv = NULL;
+        if (!od_case_ok(cs, od_conv_create(device, &c->shape, pass, &conv)))
+            continue;
+        od_case_check(cs, strcmp(od_conv_variant(conv, pass), variant) == 0, "variant %s, not %s",
+                      od_conv_variant(conv, pass), variant);
+        float *x = od_case_normals(cs, x_count(c), 0), *w = od_case_normals(cs, w_count(c), 1);
+        float *dy = od_case_normals(cs, y_count(c), 2);
+        if (pass == OD_CONV_FORWARD)
+            forward_case(cs, conv, c, x, w);
+        else if (pass == OD_CONV_BACKWARD_DATA)
+            data_case(cs, conv, c, dy, w);
+        else
+            weight_case(cs, conv, c, x, dy);
+        od_conv_destroy(conv);
+    }
+    od_cases_end(cs);
+}
+
+Test(conv, ref) {
+    walk(OD_FAMILY_REF, "ref", "ref");
+}
+
+Test(conv, cpu) {
+    walk(OD_FAMILY_CPU, "cpu", "cpu_direct");
+}
+
+/* The register tiles for narrower vectors than this machine's. */
+Test(conv, cpu_width_8) {
+    od_conv_cpu_width = 8;
+    walk(OD_FAMILY_CPU, "cpu8", "cpu_direct");
+}
+
+Test(conv, cpu_width_4) {
+    od_conv_cpu_width = 4;
+    walk(OD_FAMILY_CPU, "cpu4", "cpu_direct");
+}
+
+Test(conv, gpu) {
+    walk(OD_FAMILY_GPU, "gpu", "gpu_implicit_gemm");
+}
+
+static double dot(const float *a, const float *b, size_t count) {
+    double sum = 0;
+    for (size_t i = 0; i < count; i++)
+        sum += (double)a[i] * b[i];
+    return sum;
+}
+
+/* The passes are one bilinear form: <dy, conv(x, w)> = <dx, x> = <dw, w>, without any reference. A plan with all
+ * passes. */
+static void adjoint_case(od_cases *cs, od_device *device, const conv_case *c) {
+    size_t nx = x_count(c), ny = y_count(c), nw = w_count(c);
+    float *x = od_case_normals(cs, nx, 0), *w = od_case_normals(cs, nw, 1), *dy = od_case_normals(cs, ny, 2);
+    float *y = od_case_alloc(cs, ny * sizeof *y), *dx = od_case_alloc(cs, nx * sizeof *dx);
+    float *dw = od_case_alloc(cs, nw * sizeof *dw);
+    od_span xs = od_case_input(cs, "x", x, nx), ws = od_case_input(cs, "w", w, nw),
+            dys = od_case_input(cs, "dy", dy, ny);
+    od_span ys = od_case_output(cs, "y", ny), dxs = od_case_output(cs, "dx", nx), dws = od_case_output(cs, "dw", nw);
+    od_conv *conv = NULL;
+    if (od_case_ok(cs, od_conv_create(device, &c->shape, OD_CONV_ALL, &conv)) &&
+        od_case_ok(cs, od_conv_set_weights(conv, ws)) && od_case_ok(cs, od_conv_forward(conv, ys, xs, c->n)) &&
+        od_case_ok(cs, od_conv_backward_data(conv, dxs, dys, c->n)) &&
+        od_case_ok(cs, od_conv_backward_weight(conv, dws, xs, dys, c->n, false)) &&
+        od_case_ok(cs, od_span_read(ys, y, ny)) && od_case_ok(cs, od_span_read(dxs, dx, nx)) &&
+        od_case_ok(cs, od_span_read(dws, dw, nw))) {
+        double form = dot(dy, y, ny), scale = sqrt(dot(dy, dy, ny) * dot(y, y, ny));
+        double by_data = dot(dx, x, nx), by_weight = dot(dw, w, nw);
+        od_case_check(cs, fabs(by_data - form) <= 1e-6 * scale && fabs(by_weight - form) <= 1e-6 * scale,
+                      "<dy, y> %.9g, <dx, x> %.9g, <dw, w> %.9g, scale %.3g", form, by_data, by_weight, scale);
+    }
+    od_conv_destroy(conv);
+}
+
+Test(conv, adjoint) {
+    static const conv_case some[] = {
+        {4, {8, 8, 64, 64, 3, 3, 1, 1}},
+        {3, {8, 8, 32, 64, 3, 3, 2, 1}},
+        {2, {16, 16, 4, 16, 3, 3, 1, 1}},
+        {2, {7, 7, 9, 10, 1, 1, 2, 0}},
+    };
+    static const od_family families[] = {OD_FAMILY_REF, OD_FAMILY_CPU, OD_FAMILY_GPU};
+    for (size_t f = 0; f < OD_COUNT(families); f++) {
+        od_device *device = od_test_device(families[f]);
+        od_cases *cs = od_cases_begin(device);
+        for (size_t i = 0; i < OD_COUNT(some); i++) {
+            char prefix[64];
+            snprintf(prefix, sizeof prefix, "conv adjoint %s", od_family_name(families[f]));
+            if (od_test_affords(i ? 0 : 1e7) && od_case(cs, CASE_FORMAT, prefix, CASE_ARGS(&some[i])))
+                adjoint_case(cs, device, &some[i]);
+        }
+        od_cases_end(cs);
+    }
+}
+
+/* One plan, several batch sizes in turn: nothing of the last run may remain. */
+Test(conv, batch_is_run_time) {
+    od_device *device = od_test_device(OD_FAMILY_AUTO);
+    od_cases *cs = od_cases_begin(device);
+    static const int batches[] = {5, 1, 14, 2};
+    od_conv *conv = NULL;
+    conv_case c = {1, {6, 6, 8, 24, 3, 3, 1, 1}};
+    OD_MUST(od_conv_create(device, &c.shape, OD_CONV_ALL, &conv));
+    for (size_t i = 0; i < OD_COUNT(batches); i++) {
+        c.n = batches[i];
+        if (!od_case(cs, CASE_FORMAT, "conv one plan", CASE_ARGS(&c)))
+            continue;
+        float *x = od_case_normals(cs, x_count(&c), 0), *w = od_case_normals(cs, w_count(&c), 1);
+        float *dy = od_case_normals(cs, y_count(&c), 2);
+        forward_case(cs, conv, &c, x, w);
+        data_case(cs, conv, &c, dy, w);
+        weight_case(cs, conv, &c, x, dy);
+    }
+    od_conv_destroy(conv);
+    od_cases_end(cs);
+}
+
+Test(conv, empty_batch) {
+    od_device *device = od_test_device(OD_FAMILY_AUTO);
+    od_conv_shape shape = {4, 4, 3, 5, 3, 3, 1, 1};
+    float w[3 * 3 * 3 * 5], zeros[3 * 3 * 3 * 5] = {0};
+    for (size_t i = 0; i < OD_COUNT(w); i++)
+        w[i] = 1.0f;
+    od_span ws, one;
+    od_conv *conv;
+    OD_MUST(od_span_create(device, OD_COUNT(w), &ws));
+    OD_MUST(od_span_create(device, 1, &one));
+    OD_MUST(od_span_write(ws, w, OD_COUNT(w)));
+    OD_MUST(od_conv_create(device, &shape, OD_CONV_ALL, &conv));
+    OD_MUST(od_conv_set_weights(conv, ws));
+    OD_MUST(od_conv_forward(conv, one, one, 0));
+    OD_MUST(od_conv_backward_data(conv, one, one, 0));
+    OD_MUST(od_conv_backward_weight(conv, ws, one, one, 0, true)); /* nothing to add */
+    OD_MUST(od_span_read(ws, w, OD_COUNT(w)));
+    cr_assert_eq(w[0], 1.0f);
+    OD_MUST(od_conv_backward_weight(conv, ws, one, one, 0, false)); /* the sum of nothing */
+    OD_MUST(od_span_read(ws, w, OD_COUNT(w)));
+    cr_assert_arr_eq(w, zeros, sizeof w);
+    od_conv_destroy(conv);
+    od_buffer_release(ws.buffer);
+    od_buffer_release(one.buffer);
+}
+
+Test(conv, bad_arguments) {
+    od_device *device = od_test_device(OD_FAMILY_AUTO);
+    static const od_conv_shape bad[] = {
+        {0, 4, 3, 5, 3, 3, 1, 1}, {4, 4, 3, 0, 3, 3, 1, 1}, {4, 4, 3, 5, 3, 3, 0, 1},  {4, 4, 3, 5, 3, 3, 1, -1},
+        {2, 4, 3, 5, 3, 3, 2, 0}, {4, 2, 3, 5, 3, 5, 1, 1}, {4, 4, -3, 5, 3, 3, 1, 1},
+    };
+    od_conv *conv;
+    for (size_t i = 0; i < OD_COUNT(bad); i++) {
+        cr_expect_eq(od_conv_create(device, &bad[i], OD_CONV_ALL, &conv), OD_ERR_ARGUMENT, "shape %zu", i);
+        cr_expect_null(conv);
+    }
+    od_conv_shape shape = {4, 4, 3, 5, 3, 3, 1, 1};
+    od_span w, x;
+    OD_MUST(od_span_create(device, 3 * 3 * 3 * 5, &w));
+    OD_MUST(od_span_create(device, 2 * 4 * 4 * 5, &x));
+    OD_MUST(od_conv_create(device, &shape, OD_CONV_FORWARD | OD_CONV_BACKWARD_WEIGHT, &conv));
+    cr_expect_eq(od_conv_forward(conv, x, x, 1), OD_ERR_ARGUMENT); /* no weights yet */
+    cr_expect_eq(od_conv_set_weights(conv, OD_NO_SPAN), OD_ERR_ARGUMENT);
+    cr_expect_eq(od_conv_set_weights(conv, od_span_at(w, od_buffer_size(w.buffer))), OD_ERR_ARGUMENT);
+    OD_MUST(od_conv_set_weights(conv, w));
+    cr_expect_eq(od_conv_backward_data(conv, x, x, 1), OD_ERR_ARGUMENT); /* not among the passes */
+    cr_expect_eq(od_conv_forward(conv, x, x, -1), OD_ERR_ARGUMENT);
+    cr_expect_eq(od_conv_forward(conv, x, x, 1 << 20), OD_ERR_ARGUMENT); /* past the end */
+    cr_expect_eq(od_conv_backward_weight(conv, w, OD_NO_SPAN, x, 1, false), OD_ERR_ARGUMENT);
+    cr_expect_str_eq(od_conv_variant(conv, OD_CONV_BACKWARD_DATA), "none");
+    od_conv_destroy(conv);
+    od_conv_destroy(NULL);
+    od_buffer_release(w.buffer);
+    od_buffer_release(x.buffer);
+}
