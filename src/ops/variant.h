@@ -13,8 +13,11 @@ typedef struct od_variant {
 } od_variant;
 
 /* The index of the first variant that the device's family allows and that supports the shape; the last one (ref) accepts
- * everything. Refusals go to the log topic "variants", with `operation` and the reason. */
+ * everything. Refusals go to the log topic "variants", with `operation` (a literal) and the reason. */
 size_t od_variant_choose(const od_device *device, const char *operation, const od_variant *variants, size_t count,
                          const void *shape);
+
+/* The operations of this process that had faster variants and yet ran `ref`; ends with NULL. */
+const char *const *od_variant_ref_used(void);
 
 #endif
