@@ -1,0 +1,140 @@
+/* Matrix product for CPU devices: C (m, n) = alpha op(A) op(B) + beta C, row-major.
+ *
+ * A work-group is ONE work-item, so that the compiler sees plain serial code on explicit vectors. It owns a block of rows
+ * of one panel of COLUMNS = VECTORS * W columns. For each K_CHUNK of k it copies the panel of op(B) into local memory
+ * (32 KiB: it stays in L1), then walks down its rows in register tiles of ROWS x COLUMNS accumulators; A's elements are
+ * broadcast straight from where they lie, which is why no A is ever packed.
+ *
+ * Options: W (vector width), VECTORS, ROWS > ROWS_B > ROWS_C > 1 (register tiles; what is left over is done row by row),
+ * K_CHUNK, TRANS_A, TRANS_B. */
+#define PASTE_(a, b)  a##b
+#define PASTE(a, b)   PASTE_(a, b)
+#define floatW        PASTE(float, W)
+#define vloadW        PASTE(vload, W)
+#define vstoreW       PASTE(vstore, W)
+#define COLUMNS       (VECTORS * W)
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
+#if TRANS_A
+#define A_AT(i, kk) a[(ulong)(kk)*lda + (i)]
+#else
+#define A_AT(i, kk) a[(ulong)(i)*lda + (kk)]
+#endif
+
+/* panel (kc, COLUMNS) = op(B)[0..kc, 0..columns], zero beyond `columns`. */
+static ALWAYS_INLINE void pack_panel(__local float *panel, __global const float *b, ulong ldb, int columns, int kc) {
+#if TRANS_B
+    const int k4 = kc & ~3;
+    for (int j = 0; j < COLUMNS; j += 4) {
+        if (j + 4 <= columns) {
+            __global const float *row = b + (ulong)j * ldb;
+            for (int kk = 0; kk < k4; kk += 4) {
+                const float4 r0 = vload4(0, row + kk), r1 = vload4(0, row + ldb + kk);
+                const float4 r2 = vload4(0, row + 2 * ldb + kk), r3 = vload4(0, row + 3 * ldb + kk);
+                __local float *to = panel + kk * COLUMNS + j;
+                const float8 low = (float8)(r0.s01, r1.s01, r2.s01, r3.s01);
+                const float8 high = (float8)(r0.s23, r1.s23, r2.s23, r3.s23);
+                vstore4(low.s0246, 0, to);
+                vstore4(low.s1357, 0, to + COLUMNS);
+                vstore4(high.s0246, 0, to + 2 * COLUMNS);
+                vstore4(high.s1357, 0, to + 3 * COLUMNS);
+            }
+            for (int kk = k4; kk < kc; kk++)
+                for (int q = 0; q < 4; q++)
+                    panel[kk * COLUMNS + j + q] = row[q * ldb + kk];
+        } else {
+            for (int q = 0; q < 4; q++)
+                for (int kk = 0; kk < kc; kk++)
+                    panel[kk * COLUMNS + j + q] = j + q < columns ? b[(ulong)(j + q) * ldb + kk] : 0.0f;
+        }
+    }
+#else
+    for (int kk = 0; kk < kc; kk++) {
+        __global const float *row = b + (ulong)kk * ldb;
+        __local float *to = panel + kk * COLUMNS;
+        if (columns == COLUMNS) {
+#pragma unroll
+            for (int v = 0; v < VECTORS; v++)
+                vstoreW(vloadW(v, row), v, to);
+        } else {
+            for (int j = 0; j < COLUMNS; j++)
+                to[j] = j < columns ? row[j] : 0.0f;
+        }
+    }
+#endif
+}
+
+/* c (rows, columns) = alpha a panel + beta c; `rows` is a constant after inlining. */
+static ALWAYS_INLINE void tile(const int rows, __global float *c, ulong ldc, __global const float *a, ulong lda,
+                               __local const float *panel, int columns, int kc, float alpha, float beta) {
+    floatW sum[ROWS][VECTORS];
+#pragma unroll
+    for (int i = 0; i < ROWS; i++)
+#pragma unroll
+        for (int v = 0; v < VECTORS; v++)
+            if (i < rows)
+                sum[i][v] = (floatW)(0.0f);
+
+    for (int kk = 0; kk < kc; kk++) {
+        floatW bv[VECTORS];
+#pragma unroll
+        for (int v = 0; v < VECTORS; v++)
+            bv[v] = vloadW(v, panel + kk * COLUMNS);
+#pragma unroll
+        for (int i = 0; i < ROWS; i++)
+            if (i < rows) {
+                const floatW av = (floatW)(A_AT(i, kk));
+#pragma unroll
+                for (int v = 0; v < VECTORS; v++)
+                    sum[i][v] = mad(av, bv[v], sum[i][v]);
+            }
+    }
+
+#pragma unroll
+    for (int i = 0; i < ROWS; i++)
+        if (i < rows) {
+            __global float *to = c + (ulong)i * ldc;
+#pragma unroll
+            for (int v = 0; v < VECTORS; v++) {
+                const floatW out = alpha * sum[i][v];
+                if ((v + 1) * W <= columns) {
+                    vstoreW(beta == 0.0f ? out : mad((floatW)(beta), vloadW(v, to), out), v, to);
+                } else {
+                    float lane[W];
+                    vstoreW(out, 0, lane);
+                    for (int j = v * W; j < columns; j++)
+                        to[j] = beta == 0.0f ? lane[j - v * W] : mad(beta, to[j], lane[j - v * W]);
+                }
+            }
+        }
+}
+
+/* Global range: (panels, row blocks, slices of k). With one slice C is the result; with more, slice s writes its partial
+ * product to c + s * slice_stride for gemm_sum_slices. */
+__attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
+gemm_cpu(__global float *c, ulong c_offset, __global const float *a, ulong a_offset, __global const float *b,
+         ulong b_offset, int m, int n, int k, ulong lda, ulong ldb, ulong ldc, float alpha, float beta, int block_rows,
+         int slice_k, ulong slice_stride) {
+    __local float panel[K_CHUNK * COLUMNS];
+    const int j0 = (int)get_global_id(0) * COLUMNS, columns = min(COLUMNS, n - j0);
+    const int i_begin = (int)get_global_id(1) * block_rows, i_end = min(m, i_begin + block_rows);
+    const int k_begin = (int)get_global_id(2) * slice_k, k_end = min(k, k_begin + slice_k);
+    c += c_offset + get_global_id(2) * slice_stride + j0;
+    a += a_offset;
+    b += b_offset;
+
+    for (int k0 = k_begin; k0 < k_end; k0 += K_CHUNK) {
+        const int kc = min(K_CHUNK, k_end - k0);
+        const float keep = k0 == k_begin ? beta : 1.0f;
+        pack_panel(panel, b + (TRANS_B ? (ulong)j0 * ldb + k0 : (ulong)k0 * ldb + j0), ldb, columns, kc);
+        int i = i_begin;
+#define TILES(rows)                                                                                                    \
+    for (; i + (rows) <= i_end; i += (rows))                                                                           \
+    tile((rows), c + (ulong)i * ldc, ldc, &A_AT(i, k0), lda, panel, columns, kc, alpha, keep)
+        TILES(ROWS);
+        TILES(ROWS_B);
+        TILES(ROWS_C);
+        TILES(1);
+#undef TILES
+    }
+}

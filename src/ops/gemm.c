@@ -1,0 +1,159 @@
+/* od_gemm: checks its arguments, then hands the product to the first variant that accepts it. */
+#include "offdiag/ops/gemm.h"
+
+#include <string.h>
+
+#include "base/log.h"
+#include "ops/gemm_impl.h"
+#include "ops/variant.h"
+
+static bool clblast_supports(const od_device *device, const void *shape, const char **why) {
+    (void)shape;
+    if (od_device_get_info(device)->type == OD_DEVICE_CPU)
+        *why = "CLBlast's kernels are made for GPUs";
+    else
+        *why = od_gemm_clblast_refusal(device);
+    return *why == NULL;
+}
+
+/* On a CPU device its own kernels come first; CLBlast reaches a tenth of them there. */
+static const od_variant variants[] = {
+    {"cpu", OD_FAMILY_CPU, NULL, (const void *)od_gemm_cpu},
+    {"clblast", OD_FAMILY_GPU, clblast_supports, (const void *)od_gemm_clblast},
+    {"gpu", OD_FAMILY_GPU, NULL, (const void *)od_gemm_gpu},
+    {"ref", OD_FAMILY_REF, NULL, (const void *)od_gemm_ref},
+};
+enum { VARIANTS = sizeof variants / sizeof variants[0] };
+
+const char *const *od_gemm_variants(void) {
+    static const char *const names[] = {"cpu", "clblast", "gpu", "ref", NULL};
+    return names;
+}
+
+/* Fill in leading dimension *ld of a stored (rows, columns) matrix and check that it lies inside its buffer. */
+static od_status check_operand(const char *name, od_span span, int rows, int columns, int *ld) {
+    if (*ld == 0)
+        *ld = columns > 0 ? columns : 1;
+    if (*ld < columns)
+        return od_fail(OD_ERR_ARGUMENT, "gemm: leading dimension %d of %s is below its %d columns", *ld, name, columns);
+    if (rows == 0 || columns == 0)
+        return OD_OK;
+    if (!span.buffer)
+        return od_fail(OD_ERR_ARGUMENT, "gemm: no buffer for %s (%d, %d)", name, rows, columns);
+    const size_t have = od_buffer_size(span.buffer) / sizeof(float);
+    const size_t need = (size_t)(rows - 1) * (size_t)*ld + (size_t)columns;
+    if (span.offset > have || need > have - span.offset)
+        return od_fail(OD_ERR_ARGUMENT,
+                       "gemm: %s (%d, %d) with leading dimension %d at offset %zu passes the end of its "
+                       "buffer of %zu elements",
+                       name, rows, columns, *ld, span.offset, have);
+    return OD_OK;
+}
+
+static od_status make_call(od_gemm_call *call, const od_gemm_shape *shape, od_span c, od_span a, od_span b, float alpha,
+                           float beta) {
+    *call = (od_gemm_call){*shape, c, a, b, alpha, beta};
+    od_gemm_shape *s = &call->shape;
+    if (s->m < 0 || s->n < 0 || s->k < 0)
+        return od_fail(OD_ERR_ARGUMENT, "gemm: negative size in m %d, n %d, k %d", s->m, s->n, s->k);
+    od_status status = check_operand("C", c, s->m, s->n, &s->ldc);
+    if (status == OD_OK && s->m > 0 && s->n > 0)
+        status = check_operand("A", a, s->trans_a ? s->k : s->m, s->trans_a ? s->m : s->k, &s->lda);
+    if (status == OD_OK && s->m > 0 && s->n > 0)
+        status = check_operand("B", b, s->trans_b ? s->n : s->k, s->trans_b ? s->k : s->n, &s->ldb);
+    return status;
+}
+
+static od_status run(od_device *device, const od_variant *variant, od_gemm_call *call) {
+    const od_gemm_shape *s = &call->shape;
+    if (s->m == 0 || s->n == 0)
+        return OD_OK;
+    if (s->k == 0) { /* C = beta C: ref reads neither operand then, and any buffer stands for them */
+        call->a = call->b = call->c;
+        return od_gemm_ref(device, call);
+    }
+    return ((od_gemm_fn)variant->run)(device, call);
+}
+
+od_status od_gemm(od_device *device, const od_gemm_shape *shape, od_span c, od_span a, od_span b, float alpha,
+                  float beta) {
+    od_gemm_call call;
+    od_status status = make_call(&call, shape, c, a, b, alpha, beta);
+    if (status != OD_OK)
+        return status;
+    if (od_device_family(device) == OD_FAMILY_GPU)
+        od_gemm_clblast_check(device);
+    return run(device, &variants[od_variant_choose(device, "gemm", variants, VARIANTS, shape)], &call);
+}
+
+od_status od_gemm_variant(od_device *device, const char *variant, const od_gemm_shape *shape, od_span c, od_span a,
+                          od_span b, float alpha, float beta) {
+    od_gemm_call call;
+    od_status status = make_call(&call, shape, c, a, b, alpha, beta);
+    if (status != OD_OK)
+        return status;
+    for (size_t i = 0; i < VARIANTS; i++) {
+        if (strcmp(variants[i].name, variant) != 0)
+            continue;
+        if (variants[i].run == (const void *)od_gemm_clblast) {
+            od_gemm_clblast_check(device);
+            const char *why = od_gemm_clblast_refusal(device);
+            if (why)
+                return od_fail(OD_ERR_UNSUPPORTED, "gemm variant clblast: %s", why);
+        }
+        return run(device, &variants[i], &call);
+    }
+    return od_fail(OD_ERR_ARGUMENT, "gemm: no variant '%s' (cpu, clblast, gpu, ref)", variant);
+}
+
+/* ---- ref, and sums over slices of k ----------------------------------------------------------------------------- */
+
+od_status od_gemm_ref(od_device *device, const od_gemm_call *call) {
+    const od_gemm_shape *s = &call->shape;
+    od_kernel *kernel;
+    od_status status = od_kernel_get(device, "gemm_ref", "", "gemm_ref", &kernel);
+    if (status != OD_OK)
+        return status;
+    return OD_LAUNCH(kernel, OD_RANGE2(s->n, s->m, 0, 0), OD_SPAN(call->c), OD_SPAN(call->a), OD_SPAN(call->b),
+                     OD_I32(s->m), OD_I32(s->n), OD_I32(s->k), OD_U64(s->lda), OD_U64(s->ldb), OD_U64(s->ldc),
+                     OD_I32(s->trans_a), OD_I32(s->trans_b), OD_F32(call->alpha), OD_F32(call->beta));
+}
+
+enum { WORKSPACE_ELEMENTS = 8 << 20 };
+
+od_status od_gemm_slices_begin(od_device *device, const od_gemm_call *call, int wanted, int granule,
+                               od_gemm_slices *slices) {
+    const od_gemm_shape *s = &call->shape;
+    const size_t elements = (size_t)s->m * (size_t)s->n;
+    const size_t room = WORKSPACE_ELEMENTS / elements;
+    const int granules = (s->k - 1) / granule + 1;
+    int count = wanted < granules ? wanted : granules;
+    if ((size_t)count > room)
+        count = (int)room;
+    if (count <= 1) {
+        *slices = (od_gemm_slices){1, s->k, call->c, (size_t)s->ldc, 0, call->alpha, call->beta, NULL};
+        return OD_OK;
+    }
+    const int slice_k = ((granules - 1) / count + 1) * granule;
+    count = (s->k - 1) / slice_k + 1;
+    od_span parts;
+    od_status status = od_span_create(device, (size_t)count * elements, &parts);
+    if (status == OD_OK)
+        *slices = (od_gemm_slices){count, slice_k, parts, (size_t)s->n, elements, 1.0f, 0.0f, parts.buffer};
+    return status;
+}
+
+od_status od_gemm_slices_end(od_device *device, const od_gemm_call *call, od_gemm_slices *slices) {
+    if (!slices->parts)
+        return OD_OK;
+    const od_gemm_shape *s = &call->shape;
+    od_kernel *kernel;
+    od_status status = od_kernel_get(device, "gemm_ref", "", "gemm_sum_slices", &kernel);
+    if (status == OD_OK)
+        status = OD_LAUNCH(kernel, OD_RANGE2(s->n, s->m, 0, 0), OD_SPAN(call->c), OD_SPAN(slices->out),
+                           OD_I32(slices->count), OD_I32(s->m), OD_I32(s->n), OD_U64(s->ldc), OD_F32(call->alpha),
+                           OD_F32(call->beta));
+    od_buffer_release(slices->parts);
+    slices->parts = NULL;
+    return status;
+}
