@@ -151,6 +151,7 @@ struct od_cases {
     od_device *device;
     size_t run, failed, filtered;
     bool open, bad;  /* a case is under way; it has failed */
+    bool aligned;    /* its tensors start at multiples of 64 elements */
     size_t verdicts; /* comparisons and checks in the open case */
     char text[512], failure[1024];
     struct {
@@ -243,13 +244,17 @@ bool od_case(od_cases *cases, const char *format, ...) {
         return false;
     }
     cases->open = true;
-    cases->bad = false;
+    cases->bad = cases->aligned = false;
     cases->verdicts = 0;
     cases->run++;
     snprintf(crash_text, sizeof crash_text, "CRASH in case: %s\n", cases->text);
     if (getenv("OFFDIAG_TEST_VERBOSE"))
         fprintf(stderr, "case  %s\n", cases->text);
     return true;
+}
+
+void od_case_aligned(od_cases *cases, bool aligned) {
+    cases->aligned = aligned;
 }
 
 void od_cases_discard(od_cases *cases) {
@@ -306,7 +311,7 @@ static od_guarded *add_tensor(od_cases *cases, const char *name, size_t elements
     if (!cases->open || !cases->device || cases->tensor_count == MAX_TENSORS)
         cr_assert_fail("tensor %s outside a case, without a device, or beyond %d tensors", name, MAX_TENSORS);
     od_guarded *g = &cases->tensors[cases->tensor_count].guarded;
-    *g = od_guarded_create(cases->device, elements, true);
+    *g = od_guarded_create(cases->device, elements, !cases->aligned);
     cases->tensors[cases->tensor_count++].name = name;
     return g;
 }

@@ -119,6 +119,10 @@ bool od_case(od_cases *cases, const char *format, ...) __attribute__((format(pri
 /* End the last case and the list; the test fails if a case failed or if none ran. */
 void od_cases_end(od_cases *cases);
 
+/* The case's tensors from here on start at multiples of 64 elements, so that variants which need aligned vectors run;
+ * each case begins with odd offsets. */
+void od_case_aligned(od_cases *cases, bool aligned);
+
 /* Host memory, zeroed, until the case ends; the fillers above with the case's text as seed. Never NULL. */
 void *od_case_alloc(od_cases *cases, size_t bytes);
 float *od_case_uniforms(od_cases *cases, size_t elements, uint32_t stream);
