@@ -64,9 +64,9 @@ static ALWAYS_INLINE void pack_panel(__local float *panel, __global const float 
 #endif
 }
 
-/* c (rows, columns) = alpha a panel + beta c; `rows` is a constant after inlining. */
-static ALWAYS_INLINE void tile(const int rows, __global float *c, ulong ldc, __global const float *a, ulong lda,
-                               __local const float *panel, int columns, int kc, float alpha, float beta) {
+/* out (rows, COLUMNS) = a (rows, kc) panel (kc, COLUMNS); `rows` is a constant after inlining. */
+static ALWAYS_INLINE void tile(const int rows, float *out, __global const float *a, ulong lda,
+                               __local const floatW *panel, int kc) {
     floatW sum[ROWS][VECTORS];
 #pragma unroll
     for (int i = 0; i < ROWS; i++)
@@ -79,7 +79,7 @@ static ALWAYS_INLINE void tile(const int rows, __global float *c, ulong ldc, __g
         floatW bv[VECTORS];
 #pragma unroll
         for (int v = 0; v < VECTORS; v++)
-            bv[v] = vloadW(v, panel + kk * COLUMNS);
+            bv[v] = panel[kk * VECTORS + v];
 #pragma unroll
         for (int i = 0; i < ROWS; i++)
             if (i < rows) {
@@ -92,21 +92,26 @@ static ALWAYS_INLINE void tile(const int rows, __global float *c, ulong ldc, __g
 
 #pragma unroll
     for (int i = 0; i < ROWS; i++)
-        if (i < rows) {
-            __global float *to = c + (ulong)i * ldc;
 #pragma unroll
+        for (int v = 0; v < VECTORS; v++)
+            if (i < rows)
+                vstoreW(sum[i][v], i * VECTORS + v, out);
+}
+
+/* c (rows, columns) = alpha tile + beta c. Apart from the register tile: unrolled, masks would double the build time. */
+static inline void store_tile(__global float *c, ulong ldc, const float *out, int rows, int columns, float alpha,
+                              float beta) {
+    for (int i = 0; i < rows; i++, c += ldc, out += COLUMNS) {
+        if (columns == COLUMNS) {
             for (int v = 0; v < VECTORS; v++) {
-                const floatW out = alpha * sum[i][v];
-                if ((v + 1) * W <= columns) {
-                    vstoreW(beta == 0.0f ? out : mad((floatW)(beta), vloadW(v, to), out), v, to);
-                } else {
-                    float lane[W];
-                    vstoreW(out, 0, lane);
-                    for (int j = v * W; j < columns; j++)
-                        to[j] = beta == 0.0f ? lane[j - v * W] : mad(beta, to[j], lane[j - v * W]);
-                }
+                const floatW x = alpha * vloadW(v, out);
+                vstoreW(beta == 0.0f ? x : mad((floatW)(beta), vloadW(v, c), x), v, c);
             }
+        } else {
+            for (int j = 0; j < columns; j++)
+                c[j] = beta == 0.0f ? alpha * out[j] : mad(beta, c[j], alpha * out[j]);
         }
+    }
 }
 
 /* Global range: (panels, row blocks, slices of k). With one slice C is the result; with more, slice s writes its partial
@@ -115,7 +120,8 @@ __attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
 gemm_cpu(__global float *c, ulong c_offset, __global const float *a, ulong a_offset, __global const float *b,
          ulong b_offset, int m, int n, int k, ulong lda, ulong ldb, ulong ldc, float alpha, float beta, int block_rows,
          int slice_k, ulong slice_stride) {
-    __local float panel[K_CHUNK * COLUMNS];
+    __local floatW panel[K_CHUNK * VECTORS];
+    float out[ROWS * COLUMNS];
     const int j0 = (int)get_global_id(0) * COLUMNS, columns = min(COLUMNS, n - j0);
     const int i_begin = (int)get_global_id(1) * block_rows, i_end = min(m, i_begin + block_rows);
     const int k_begin = (int)get_global_id(2) * slice_k, k_end = min(k, k_begin + slice_k);
@@ -126,15 +132,17 @@ gemm_cpu(__global float *c, ulong c_offset, __global const float *a, ulong a_off
     for (int k0 = k_begin; k0 < k_end; k0 += K_CHUNK) {
         const int kc = min(K_CHUNK, k_end - k0);
         const float keep = k0 == k_begin ? beta : 1.0f;
-        pack_panel(panel, b + (TRANS_B ? (ulong)j0 * ldb + k0 : (ulong)k0 * ldb + j0), ldb, columns, kc);
+        pack_panel((__local float *)panel, b + (TRANS_B ? (ulong)j0 * ldb + k0 : (ulong)k0 * ldb + j0), ldb, columns, kc);
         int i = i_begin;
 #define TILES(rows)                                                                                                    \
-    for (; i + (rows) <= i_end; i += (rows))                                                                           \
-    tile((rows), c + (ulong)i * ldc, ldc, &A_AT(i, k0), lda, panel, columns, kc, alpha, keep)
-        TILES(ROWS);
-        TILES(ROWS_B);
-        TILES(ROWS_C);
-        TILES(1);
+    for (; i + (rows) <= i_end; i += (rows)) {                                                                         \
+        tile((rows), out, &A_AT(i, k0), lda, panel, kc);                                                               \
+        store_tile(c + (ulong)i * ldc, ldc, out, (rows), columns, alpha, keep);                                        \
+    }
+        TILES(ROWS)
+        TILES(ROWS_B)
+        TILES(ROWS_C)
+        TILES(1)
 #undef TILES
     }
 }
