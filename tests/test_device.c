@@ -224,7 +224,7 @@ Test(device, local_memory_and_null_span) {
     MUST(OD_LAUNCH(get(device, "check_reverse"), OD_RANGE1(64, 16), OD_SPAN(y), OD_SPAN(x), OD_LOCAL(64)));
     MUST(od_span_read(y, host, 64));
     for (int i = 0; i < 64; i++)
-        cr_assert_eq(host[i], (float)(i / 16 * 16 + 15 - i % 16));
+        cr_assert_eq((int)host[i], i / 16 * 16 + 15 - i % 16);
     MUST(OD_LAUNCH(get(device, "check_null"), OD_RANGE1(1, 0), OD_SPAN(y), OD_SPAN(OD_NO_SPAN)));
     MUST(od_buffer_read(y.buffer, 0, &word, 4));
     cr_assert_eq(word, 1);
@@ -379,7 +379,7 @@ static const char *cold_entry(void) {
     DIR *dir = opendir(scratch_path("offdiag"));
     cr_assert_not_null(dir);
     int found = 0;
-    for (struct dirent *e = readdir(dir); e; e = readdir(dir)) // NOLINT(concurrency-mt-unsafe)
+    for (struct dirent *e = readdir(dir); e; e = readdir(dir))
         if (e->d_name[0] != '.') {
             (void)snprintf(path, sizeof path, "%s/%s", scratch_path("offdiag"), e->d_name);
             found++;

@@ -194,7 +194,7 @@ static od_status set_arguments(od_kernel *k, const od_arg *args, size_t count, u
         if (arg->kind == OD_ARG_BUFFER) {
             mem = arg->value.buffer ? od_buffer_mem(arg->value.buffer) : NULL;
             value = mem ? (const void *)&mem : NULL;
-            size = sizeof mem;
+            size = sizeof(cl_mem);
         } else if (arg->kind == OD_ARG_LOCAL) {
             value = NULL;
             *local += size;

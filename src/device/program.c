@@ -192,13 +192,16 @@ od_status od_program_get(od_device *device, const char *name, const char *option
             return OD_OK;
         }
     od_program *p = calloc(1, sizeof *p);
-    if (!p || !(p->name = strdup(name)) || !(p->options = strdup(options)))
-        status = od_fail(OD_ERR_MEMORY, "no memory for program %s", name);
-    else
+    if (!p)
+        return od_fail(OD_ERR_MEMORY, "no memory for program %s", name);
+    p->name = strdup(name);
+    p->options = strdup(options);
+    if (p->name && p->options)
         status = make_program(device, p, fresh);
+    else
+        status = od_fail(OD_ERR_MEMORY, "no memory for program %s", name);
     if (status) {
-        if (p)
-            free_program(p);
+        free_program(p);
         return status;
     }
     p->next = device->programs; /* a fresh one hides the one that failed */
