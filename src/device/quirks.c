@@ -15,8 +15,12 @@ static const struct {
 } rows[] = {
     /* Mesa's first OpenCL: its compiler is unmaintained and miscompiles kernels with barriers. */
     {.platform = "clover", .flags = OD_QUIRK_UNUSABLE, .note = "Clover is unmaintained; use rusticl (RUSTICL_ENABLE)"},
-    /* A simulator: a binary keeps no source lines, which its reports need. */
-    {.platform = "oclgrind", .flags = OD_QUIRK_NO_BINARIES, .note = "a simulator, for finding errors; very slow"},
+    /* A simulator: a binary keeps no source lines, which its reports need; it rejects the scopes that clang makes of
+     * restrict in inlined functions, so kernels write RESTRICT there. */
+    {.platform = "oclgrind",
+     .flags = OD_QUIRK_NO_BINARIES,
+     .options = "-DRESTRICT=",
+     .note = "a simulator, for finding errors; very slow"},
     /* A software rasteriser: right, and good for tests. It tells its SIMD width (32) as the work-group limit of every
      * kernel, although groups up to the device's limit run right. */
     {.platform = "rusticl",

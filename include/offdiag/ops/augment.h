@@ -1,11 +1,12 @@
 /* Image augmentation on the device, one pass per view as far as the operations allow.
  *
- * Images are uint8 (N, H, W, C), C 1 or 3 (grey is spread to three channels); the result is float32 (N, S, S, 4): R, G, B
- * normalised by mean and std, channel 3 zero. Every random choice is Philox(seed; epoch, image id, view): it does not
- * depend on the batch, the device or the order. Definitions follow torchvision (RandomResizedCrop with antialiased-off
- * bicubic on [0,1] values clamped after it, ColorJitter with its four parts in random order, RandomGrayscale, GaussianBlur
- * with reflect padding, RandomSolarize, RandomHorizontalFlip, Normalize), in that order of solo-learn: crop, jitter, grey,
- * blur, solarise, flip, normalise. */
+ * Images are uint8 (N, H, W, C), C 1 or 3 (grey is spread to three channels); the result is float32 (N, S, S, 4): R, G,
+ * B normalised by mean and std, channel 3 zero. Every random choice is Philox(seed; epoch, image id, view): it does not
+ * depend on the batch, the device or the order. Definitions follow torchvision (RandomResizedCrop, ColorJitter with its
+ * four parts in random order, RandomGrayscale, GaussianBlur with reflect padding, RandomSolarize, RandomHorizontalFlip,
+ * Normalize), in that order of solo-learn: crop, jitter, grey, blur, solarise, flip, normalise. The crop is resized as
+ * Pillow and torchvision's antialias=True do: Keys' bicubic with a = -0.5 that widens when the crop shrinks
+ * (antialias=False has a = -0.75 and aliases there), in float, clamped to [0, 1] once after both axes. */
 #ifndef OFFDIAG_OPS_AUGMENT_H
 #define OFFDIAG_OPS_AUGMENT_H
 
@@ -31,25 +32,30 @@ typedef struct od_augment_params {
     float blur_sigma; /* 0: none */
 } od_augment_params;
 
-/* Draw on the host, bit for bit what the device draws from the same seed (integers exact; floats to the last bit of exp and
- * sqrt): for tests and for showing a view. id: the image's index in its data set; view 0 or 1. */
-void od_augment_draw(od_augment_params *out, const od_augment_policy *policy, int h, int w, uint64_t seed, uint32_t epoch,
-                     uint32_t id, uint32_t view);
+/* Draw on the host, bit for bit what the device draws from the same seed: for tests and for showing a view. id: the
+ * image's index in its data set; view 0 or 1. */
+void od_augment_draw(od_augment_params *out, const od_augment_policy *policy, int h, int w, uint64_t seed,
+                     uint32_t epoch, uint32_t id, uint32_t view);
+
+/* The device's draw for ids (n), read back into out (n). */
+od_status od_augment_draw_on(od_device *device, od_augment_params *out, const od_augment_policy *policy, int n, int h,
+                             int w, const od_buffer *ids, size_t ids_offset, uint64_t seed, uint32_t epoch,
+                             uint32_t view);
 
 typedef struct od_augment_shape {
     int n, h, w, c; /* input */
     int size;       /* S */
 } od_augment_shape;
 
-/* out (n, S, S, 4) from images (n, h, w, c) uint8 at byte offset images_offset, ids (n) uint32. */
+/* out (n, S, S, 4) from images (n, h, w, c) uint8 and ids (n) uint32; both offsets in bytes. */
 od_status od_augment(od_device *device, const od_augment_shape *shape, const od_augment_policy *policy, od_span out,
-                     const od_buffer *images, size_t images_offset, const od_buffer *ids, size_t ids_offset, uint64_t seed,
-                     uint32_t epoch, uint32_t view);
+                     const od_buffer *images, size_t images_offset, const od_buffer *ids, size_t ids_offset,
+                     uint64_t seed, uint32_t epoch, uint32_t view);
 /* The same with given parameters, params (n) of od_augment_params in host memory. */
-od_status od_augment_fixed(od_device *device, const od_augment_shape *shape, const od_augment_policy *policy, od_span out,
-                           const od_buffer *images, size_t images_offset, const od_augment_params *params);
+od_status od_augment_fixed(od_device *device, const od_augment_shape *shape, const od_augment_policy *policy,
+                           od_span out, const od_buffer *images, size_t images_offset, const od_augment_params *params);
 /* No augmentation: resize (bicubic when S differs) and normalise, for evaluation. */
-od_status od_augment_none(od_device *device, const od_augment_shape *shape, const od_augment_policy *policy, od_span out,
-                          const od_buffer *images, size_t images_offset);
+od_status od_augment_none(od_device *device, const od_augment_shape *shape, const od_augment_policy *policy,
+                          od_span out, const od_buffer *images, size_t images_offset);
 
 #endif
