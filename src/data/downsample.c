@@ -21,8 +21,9 @@ static void average_down(od_split *split, int h, int w, int c, int factor) {
 
 od_status od_dataset_downsample(od_dataset *dataset, int factor) {
     if (factor < 1 || dataset->h % factor || dataset->w % factor)
-        return od_fail(OD_ERR_ARGUMENT, "%s: %dx%d images cannot be averaged down by %d: it does not divide their sides",
-                       dataset->name, dataset->h, dataset->w, factor);
+        return od_fail(OD_ERR_ARGUMENT,
+                       "%s: %dx%d images cannot be averaged down by %d: it does not divide their sides", dataset->name,
+                       dataset->h, dataset->w, factor);
     if (factor == 1)
         return OD_OK;
     average_down(&dataset->train, dataset->h, dataset->w, dataset->c, factor);

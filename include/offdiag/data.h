@@ -1,0 +1,89 @@
+/* Data sets in host memory, and a loader that prepares shuffled batches on its own thread while the device works.
+ *
+ * Data files are untrusted: a missing, short, oversized or lying one is one line that names the file, what was expected
+ * and what was found. Nothing is allocated because a header claims it: memory grows as data arrives. */
+#ifndef OFFDIAG_DATA_H
+#define OFFDIAG_DATA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "offdiag/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- data sets -------------------------------------------------------------------------------------------------- */
+
+typedef struct od_split {
+    int n;
+    uint8_t *images; /* (n, h, w, c) */
+    int32_t *labels; /* (n), 0 .. classes-1 */
+} od_split;
+
+typedef struct od_dataset {
+    char name[32];
+    char dir[1024]; /* where the files were found */
+    int h, w, c;    /* c is 1 or 3 */
+    int classes;
+    const char *const *class_names; /* (classes) */
+    float mean[3], std[3];          /* of pixels in [0, 1]; one channel's are repeated */
+    od_split train, test;
+} od_dataset;
+
+/* The valid names, NULL-terminated. */
+const char *const *od_dataset_names(void);
+
+/* Read the data set `name`. dir: the folder of its files or the parent of that folder; NULL or "": $OFFDIAG_DATA, then
+ * the usual places (/usr/share/datasets, ./data). An unknown name is OD_ERR_USAGE with the nearest valid one; files
+ * that are nowhere are OD_ERR_IO with the places that were searched and how to get them. */
+od_status od_dataset_open(const char *name, const char *dir, od_dataset **out);
+void od_dataset_close(od_dataset *dataset); /* NULL is fine */
+
+/* Keep the first n images of a split; 0 or more than there are: all. */
+void od_split_limit(od_split *split, size_t n);
+
+/* Replace every image by its average over factor x factor squares; the sides must be multiples of factor. */
+od_status od_dataset_downsample(od_dataset *dataset, int factor);
+
+/* ---- batches ---------------------------------------------------------------------------------------------------- */
+
+typedef struct od_batch {
+    int n;                 /* images in this batch: fewer than asked for only in an epoch's last one */
+    uint8_t *images;       /* (n, h, w, c) */
+    uint32_t *ids;         /* (n) index in the split: the id of augmentation's random numbers */
+    int32_t *labels;       /* (n) */
+    uint32_t epoch, index; /* this is batch `index` of `epoch` */
+} od_batch;
+
+typedef struct od_loader_options {
+    int batch;
+    uint64_t seed;
+    bool shuffle;   /* a permutation drawn from (seed, epoch); false: in order */
+    bool drop_last; /* leave out an incomplete last batch */
+    int depth;      /* batches prepared ahead; 0: 3 */
+} od_loader_options;
+
+typedef struct od_loader od_loader;
+
+/* The split and the data set must outlive the loader. It starts at epoch 0, batch 0. */
+od_status od_loader_create(const od_dataset *dataset, const od_split *split, const od_loader_options *options,
+                           od_loader **out);
+void od_loader_destroy(od_loader *loader); /* NULL is fine */
+
+uint32_t od_loader_batches(const od_loader *loader); /* in an epoch */
+
+/* The next batch, of the next epoch after the last one's; valid until the next call on this loader. Called from one
+ * thread. */
+od_status od_loader_next(od_loader *loader, const od_batch **batch);
+
+/* Go to batch `index` of `epoch`: what follows is bit for bit what streaming would have given there. index may be
+ * od_loader_batches: the next epoch's first. */
+od_status od_loader_seek(od_loader *loader, uint32_t epoch, uint32_t index);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
