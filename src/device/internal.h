@@ -25,7 +25,8 @@ od_status od_cl_find(int platform_index, int device_index, cl_platform_id *platf
 enum {
     OD_QUIRK_UNUSABLE = 1,    /* gives wrong results or crashes: never taken */
     OD_QUIRK_NO_BINARIES = 2, /* its program binaries can't be trusted or lose something */
-    OD_QUIRK_GROUP_SIZE = 4   /* tells kernels' work-group limits too low: the device's own holds */
+    OD_QUIRK_GROUP_SIZE = 4,  /* tells kernels' work-group limits too low: the device's own holds */
+    OD_QUIRK_SAVE_LATE = 8    /* compiles for seconds when asked for binaries: ask when the device is closed */
 };
 typedef struct od_quirks {
     unsigned flags;
@@ -48,7 +49,8 @@ typedef struct od_program {
     struct od_program *next;
     char *name, *options;
     cl_program program;
-    bool from_cache;
+    char key[65]; /* in the binary cache */
+    bool from_cache, unsaved;
 } od_program;
 
 typedef struct od_pending {
@@ -100,7 +102,7 @@ void od_device_enqueued(od_device *device);
 
 /* The program, built on first use. fresh: from source even where the cache has it (a cached one failed us). */
 od_status od_program_get(od_device *device, const char *name, const char *options, bool fresh, od_program **out);
-void od_programs_release(od_device *device);
+void od_programs_release(od_device *device); /* after saving what is not in the binary cache yet */
 void od_kernels_release(od_device *device);
 
 void od_profile_add(od_device *device, od_kernel *kernel, cl_event event); /* takes over the event */

@@ -11,6 +11,9 @@
 
 enum { LOG_MAX = 48 * 1024, PROGRAMS_MAX = 256 };
 
+/* How long closing a device may take to save programs; what is left is saved by a later run. */
+static const double save_seconds = 5;
+
 static double now(void) {
     struct timespec t;
     (void)clock_gettime(CLOCK_MONOTONIC, &t);
@@ -125,20 +128,21 @@ static cl_program build_binary(const od_device *device, const char *options, con
     return NULL;
 }
 
-static void store_binary(cl_program program, const char *key) {
+static void save(od_program *p) {
     size_t bytes = 0;
-    cl_int error = clGetProgramInfo(program, CL_PROGRAM_BINARY_SIZES, sizeof bytes, &bytes, NULL);
+    cl_int error = clGetProgramInfo(p->program, CL_PROGRAM_BINARY_SIZES, sizeof bytes, &bytes, NULL);
     unsigned char *binary = error || bytes == 0 ? NULL : malloc(bytes);
-    if (binary && !(error = clGetProgramInfo(program, CL_PROGRAM_BINARIES, sizeof(unsigned char *), &binary, NULL)))
-        od_cache_store(key, binary, bytes);
+    if (binary && !(error = clGetProgramInfo(p->program, CL_PROGRAM_BINARIES, sizeof(unsigned char *), &binary, NULL)))
+        od_cache_store(p->key, binary, bytes);
     else
-        od_log_topic("cache", "the driver gives no binary: %s", od_cl_error_name(error));
+        od_log_topic("cache", "%s.cl: the driver gives no binary: %s", p->name, od_cl_error_name(error));
+    p->unsaved = false;
     free(binary);
 }
 
 static od_status make_program(od_device *device, od_program *p, bool fresh) {
     od_status status;
-    char key[65], *source = NULL, *options = NULL;
+    char *source = NULL, *options = NULL;
     unsigned char *binary = NULL;
     size_t bytes = 0;
     bool rejected = false;
@@ -149,8 +153,8 @@ static od_status make_program(od_device *device, od_program *p, bool fresh) {
         status = od_fail(OD_ERR_MEMORY, "no memory for the options of %s.cl", p->name);
         goto out;
     }
-    od_cache_key(key, device, source, options);
-    if (device->caching && !fresh && (binary = od_cache_load(key, &bytes, &rejected))) {
+    od_cache_key(p->key, device, source, options);
+    if (device->caching && !fresh && (binary = od_cache_load(p->key, &bytes, &rejected))) {
         p->program = build_binary(device, options, binary, bytes);
         rejected = p->program == NULL;
     }
@@ -161,8 +165,9 @@ static od_status make_program(od_device *device, od_program *p, bool fresh) {
         if ((status = build_source(device, p->name, source, options, &p->program)))
             goto out;
         device->stats.built++;
-        if (device->caching)
-            store_binary(p->program, key);
+        p->unsaved = device->caching;
+        if (p->unsaved && !(device->quirks.flags & OD_QUIRK_SAVE_LATE))
+            save(p);
     }
     od_log_topic("build", "%s.cl '%s': %s, %.3f s", p->name, p->options, p->from_cache ? "cached" : "built",
                  now() - begin);
@@ -211,6 +216,10 @@ od_status od_program_get(od_device *device, const char *name, const char *option
 }
 
 void od_programs_release(od_device *device) {
+    double begin = now();
+    for (od_program *p = device->programs; p && now() - begin < save_seconds; p = p->next)
+        if (p->unsaved)
+            save(p);
     while (device->programs) {
         od_program *p = device->programs;
         device->programs = p->next;

@@ -27,6 +27,9 @@ static const struct {
      .name = "llvmpipe",
      .flags = OD_QUIRK_GROUP_SIZE,
      .note = "a software device; PoCL is faster on CPUs"},
+    /* Compiles every kernel once more, for any work-group size, when it is asked for a binary: 0.1 to 0.3 s a
+     * kernel. */
+    {.platform = "portable computing language", .flags = OD_QUIRK_SAVE_LATE},
     /* Apple's CPU device: kernels with barriers run only in work-groups of one. */
     {.platform = "apple", .name = "cpu", .note = "no barriers: kernels that need work-groups are refused"},
     /* The driver waits by spinning: one core is busy while we wait. Nothing to do but to wait rarely. */
