@@ -51,7 +51,7 @@ __kernel GROUP(ITEMS_X, ITEMS_Y, 1) void gemm_gpu(__global float *c, ulong c_off
         load_tile(a_tile, PITCH_M, TILE_M, a, TRANS_A ? 1 : lda, TRANS_A ? lda : 1, i0, m, k0, k_end, !TRANS_A, item);
         load_tile(b_tile, PITCH_N, TILE_N, b, TRANS_B ? ldb : 1, TRANS_B ? 1 : ldb, j0, n, k0, k_end, TRANS_B, item);
         barrier(CLK_LOCAL_MEM_FENCE);
-#pragma unroll
+#pragma unroll 4
         for (int kk = 0; kk < TILE_K; kk++) {
             float av[ITEM_M], bv[ITEM_N];
 #pragma unroll

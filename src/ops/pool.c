@@ -1,0 +1,104 @@
+/* Global average pooling, max pooling, and rows scaled to length 1. */
+#include "offdiag/ops/pointwise.h"
+
+/* Channels along the first dimension; as many of them in a work-group as there are, up to 64. */
+static od_range range_over(int c, size_t pixels, size_t images) {
+    const size_t width = c >= 64 ? 64 : c >= 16 ? 16 : 4;
+    return OD_RANGE3((size_t)c, pixels, images, width, 1, 1);
+}
+
+static od_status check_sizes(const char *operation, int n, int h, int w, int c) {
+    if (n < 0 || h < 1 || w < 1 || c < 1)
+        return od_fail(OD_ERR_ARGUMENT, "%s: no image of (%d, %d, %d, %d)", operation, n, h, w, c);
+    if ((int64_t)h * w > INT32_MAX)
+        return od_fail(OD_ERR_ARGUMENT, "%s: an image of %d x %d pixels is too large", operation, h, w);
+    return OD_OK;
+}
+
+od_status od_avgpool_forward(od_device *device, od_span y, od_span x, int n, int h, int w, int c) {
+    od_kernel *kernel;
+    od_status status = check_sizes("avgpool", n, h, w, c);
+    if (status == OD_OK)
+        status = od_kernel_get(device, "pool", "", "avgpool_forward", &kernel);
+    if (status != OD_OK)
+        return status;
+    return OD_LAUNCH(kernel, range_over(c, (size_t)n, 1), OD_SPAN(y), OD_SPAN(x), OD_I32(h * w), OD_I32(c));
+}
+
+od_status od_avgpool_backward(od_device *device, od_span dx, od_span dy, int n, int h, int w, int c) {
+    od_kernel *kernel;
+    od_status status = check_sizes("avgpool", n, h, w, c);
+    if (status == OD_OK)
+        status = od_kernel_get(device, "pool", "", "avgpool_backward", &kernel);
+    if (status != OD_OK)
+        return status;
+    return OD_LAUNCH(kernel, range_over(c, (size_t)n, 1), OD_SPAN(dx), OD_SPAN(dy), OD_I32(h * w), OD_I32(c));
+}
+
+/* The output's size; each window must hold at least one pixel that is no padding. */
+static od_status check_pool(const od_pool_shape *s, int n, int *h_out, int *w_out) {
+    od_status status = check_sizes("maxpool", n, s->h, s->w, s->c);
+    if (status != OD_OK)
+        return status;
+    if (s->size < 1 || s->stride < 1 || s->pad < 0 || s->pad >= s->size || s->size - 2 * s->pad > s->h ||
+        s->size - 2 * s->pad > s->w)
+        return od_fail(OD_ERR_ARGUMENT, "maxpool: window %d, stride %d, padding %d do not fit an image of %d x %d",
+                       s->size, s->stride, s->pad, s->h, s->w);
+    *h_out = (s->h + 2 * s->pad - s->size) / s->stride + 1;
+    *w_out = (s->w + 2 * s->pad - s->size) / s->stride + 1;
+    if ((*h_out - 1) * s->stride - s->pad >= s->h || (*w_out - 1) * s->stride - s->pad >= s->w)
+        return od_fail(OD_ERR_ARGUMENT,
+                       "maxpool: with window %d, stride %d, padding %d the last window sees only padding of "
+                       "an image of %d x %d",
+                       s->size, s->stride, s->pad, s->h, s->w);
+    return OD_OK;
+}
+
+od_status od_maxpool_forward(od_device *device, const od_pool_shape *shape, od_span y, od_span argmax, od_span x,
+                             int n) {
+    const od_pool_shape *s = shape;
+    int h_out, w_out;
+    od_kernel *kernel;
+    od_status status = check_pool(s, n, &h_out, &w_out);
+    if (status == OD_OK)
+        status = od_kernel_get(device, "pool", "", "maxpool_forward", &kernel);
+    if (status != OD_OK)
+        return status;
+    const int pixels_out = h_out * w_out;
+    return OD_LAUNCH(kernel, range_over(s->c, (size_t)pixels_out, (size_t)n), OD_SPAN(y), OD_SPAN(argmax), OD_SPAN(x),
+                     OD_I32(s->h), OD_I32(s->w), OD_I32(s->c), OD_I32(w_out), OD_I32(pixels_out), OD_I32(s->size),
+                     OD_I32(s->stride), OD_I32(s->pad));
+}
+
+od_status od_maxpool_backward(od_device *device, const od_pool_shape *shape, od_span dx, od_span dy, od_span argmax,
+                              int n) {
+    const od_pool_shape *s = shape;
+    int h_out, w_out;
+    od_kernel *kernel;
+    od_status status = check_pool(s, n, &h_out, &w_out);
+    if (status == OD_OK)
+        status = od_kernel_get(device, "pool", "", "maxpool_backward", &kernel);
+    if (status != OD_OK)
+        return status;
+    const int pixels = s->h * s->w;
+    return OD_LAUNCH(kernel, range_over(s->c, (size_t)pixels, (size_t)n), OD_SPAN(dx), OD_SPAN(dy), OD_SPAN(argmax),
+                     OD_I32(s->w), OD_I32(pixels), OD_I32(s->c), OD_I32(h_out), OD_I32(w_out), OD_I32(s->size),
+                     OD_I32(s->stride), OD_I32(s->pad));
+}
+
+od_status od_l2_normalize(od_device *device, od_span y, od_span x, int rows, int c, float eps) {
+    if (rows < 0 || c < 1)
+        return od_fail(OD_ERR_ARGUMENT, "l2_normalize: no rows of (%d, %d)", rows, c);
+    /* A row for one work-item with vectors on a CPU, for 64 work-items on a GPU. */
+    const od_family family = od_device_family(device);
+    const size_t team = family == OD_FAMILY_GPU && od_device_get_info(device)->max_work_group >= 64 ? 64 : 1;
+    const char *options = team == 64                ? "-DV=1 -DTEAM=64"
+                          : family == OD_FAMILY_CPU ? "-DV=16 -DTEAM=1"
+                                                    : "-DV=1 -DTEAM=1";
+    od_kernel *kernel;
+    od_status status = od_kernel_get(device, "normalize", options, "l2_normalize", &kernel);
+    if (status != OD_OK)
+        return status;
+    return OD_LAUNCH(kernel, OD_RANGE1((size_t)rows * team, team), OD_SPAN(y), OD_SPAN(x), OD_U64((uint64_t)c),
+                     OD_F32(eps));
+}
