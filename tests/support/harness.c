@@ -90,16 +90,27 @@ static uint64_t checksum(const void *words, size_t elements) {
     return hash;
 }
 
+/* Buffers are only written from their start, as a whole: Oclgrind misplaces what it knows about a write or fill at an
+ * offset, and would call the tensor uninitialised. */
 od_guarded od_guarded_create(od_device *device, size_t elements, bool odd_offset) {
     od_guarded g = {.elements = elements, .after = OD_GUARD, .span.offset = odd_offset ? OD_GUARD + 3 : OD_GUARD};
-    OD_MUST(od_buffer_create(device, (g.span.offset + elements + g.after) * 4, &g.span.buffer));
-    OD_MUST(od_buffer_fill(g.span.buffer, 0, (g.span.offset + elements + g.after) * 4, OD_GUARD_BITS));
-    OD_MUST(od_buffer_fill(g.span.buffer, g.span.offset * 4, elements * 4, OD_UNSET_BITS));
+    size_t total = g.span.offset + elements + g.after;
+    uint32_t *all = must_alloc(total * 4);
+    for (size_t i = 0; i < total; i++)
+        all[i] = i >= g.span.offset && i < g.span.offset + elements ? OD_UNSET_BITS : OD_GUARD_BITS;
+    OD_MUST(od_buffer_create(device, total * 4, &g.span.buffer));
+    OD_MUST(od_buffer_write(g.span.buffer, 0, all, total * 4));
+    free(all);
     return g;
 }
 
 void od_guarded_write(od_guarded *g, const void *words) {
-    OD_MUST(od_buffer_write(g->span.buffer, g->span.offset * 4, words, g->elements * 4));
+    size_t total = g->span.offset + g->elements + g->after;
+    uint32_t *all = must_alloc(total * 4);
+    OD_MUST(od_buffer_read(g->span.buffer, 0, all, total * 4));
+    memcpy(all + g->span.offset, words, g->elements * 4);
+    OD_MUST(od_buffer_write(g->span.buffer, 0, all, total * 4));
+    free(all);
 }
 
 void od_guarded_read(const od_guarded *g, void *words) {
