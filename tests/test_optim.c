@@ -118,9 +118,15 @@ Test(optim, fills) {
     od_cases_end(cs);
 }
 
+static uint32_t bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
 static bool all_diagonal(const float *w, int d, float value) {
     for (int i = 0; i < d; i++)
-        if (memcmp(&w[(size_t)i * (size_t)d + (size_t)i], &value, sizeof value) != 0)
+        if (bits_of(w[(size_t)i * (size_t)d + (size_t)i]) != bits_of(value))
             return false;
     return true;
 }
@@ -135,7 +141,7 @@ static void check_head(od_cases *cs, od_device *device, int d) {
         w[i] = diagonal ? 1 : v[i];
         mask[i] = diagonal ? 0 : v[i];
         norm[0] += (double)mask[i] * mask[i];
-        norm[1] = fmax(norm[1], fabs(mask[i]));
+        norm[1] = fmax(norm[1], fabs((double)mask[i]));
         if (diagonal)
             v[i] = i % 2 ? NAN : INFINITY;
     }

@@ -133,7 +133,7 @@ static void check_sums(od_cases *cs, od_device *device, size_t n) {
     for (size_t i = 0; i < n; i++) {
         positive[i] = 1.01F + positive[i];
         sum += x[i];
-        magnitude += fabs(x[i]);
+        magnitude += fabs((double)x[i]);
         squares += (double)x[i] * x[i];
         positive_sum += positive[i];
     }
@@ -216,7 +216,7 @@ static void check_column_sum(od_cases *cs, od_device *device, size_t rows, size_
         ref[k] = accumulate ? before[k] : 0;
     for (size_t i = 0; i < rows * c; i++) {
         ref[i % c] += x[i];
-        magnitude += fabs(x[i]) / (double)c;
+        magnitude += fabs((double)x[i]) / (double)c;
     }
     od_span xs = od_case_input(cs, "x", x, rows * c);
     od_span out = accumulate ? od_case_inout(cs, "out", before, c) : od_case_output(cs, "out", c);
