@@ -10,6 +10,18 @@
 
 static const double tolerance = 1e-5;
 
+/* One test a family, so that a case list belongs to one device. */
+#define EACH_FAMILY(suite, name)                                                                                       \
+    Test(suite, name##_ref) {                                                                                          \
+        name(OD_FAMILY_REF);                                                                                           \
+    }                                                                                                                  \
+    Test(suite, name##_cpu) {                                                                                          \
+        name(OD_FAMILY_CPU);                                                                                           \
+    }                                                                                                                  \
+    Test(suite, name##_gpu) {                                                                                          \
+        name(OD_FAMILY_GPU);                                                                                           \
+    }
+
 /* ---- one product ------------------------------------------------------------------------------------------------ */
 
 typedef struct product {
@@ -115,17 +127,15 @@ Test(gemm, clblast) {
 
 /* ---- the dispatcher --------------------------------------------------------------------------------------------- */
 
-Test(gemm, families_choose) {
-    static const od_family families[] = {OD_FAMILY_REF, OD_FAMILY_CPU, OD_FAMILY_GPU};
-    for (size_t f = 0; f < OD_COUNT(families); f++) {
-        od_device *device = od_test_device(families[f]);
-        od_cases *c = od_cases_begin(device);
-        const product p = make_product(21, 35, 40, 2, 1, 1.5F, 0.5F);
-        if (od_case(c, "gemm dispatch family=%s", od_family_name(families[f])))
-            check_product(c, device, NULL, &p);
-        od_cases_end(c);
-    }
+static void dispatch(od_family family) {
+    od_device *device = od_test_device(family);
+    od_cases *c = od_cases_begin(device);
+    const product p = make_product(21, 35, 40, 2, 1, 1.5F, 0.5F);
+    if (od_case(c, "gemm dispatch family=%s", od_family_name(family)))
+        check_product(c, device, NULL, &p);
+    od_cases_end(c);
 }
+EACH_FAMILY(gemm, dispatch)
 
 static void run_twice(od_cases *c, od_device *device, const char *variant, const product *p) {
     const od_gemm_shape *s = &p->shape;
@@ -237,20 +247,18 @@ static void check_linear(od_cases *c, od_device *device, int rows, int in, int o
         od_case_expect_words(c, dws, kept);
 }
 
-Test(linear, forward_backward) {
-    static const od_family families[] = {OD_FAMILY_REF, OD_FAMILY_CPU, OD_FAMILY_GPU};
+static void forward_backward(od_family family) {
     static const int shapes[][3] = {{1, 2, 3}, {7, 33, 10}, {32, 30, 65}, {130, 64, 70}, {64, 512, 256}};
-    for (size_t f = 0; f < OD_COUNT(families); f++) {
-        od_device *device = od_test_device(families[f]);
-        od_cases *c = od_cases_begin(device);
-        for (size_t i = 0; i < OD_COUNT(shapes); i++) {
-            const int *s = shapes[i];
-            const bool bias = i % 2 == 0, accumulate = i % 3 == 1;
-            if (od_test_affords(3.0 * s[0] * s[1] * s[2]) &&
-                od_case(c, "linear family=%s rows=%d in=%d out=%d bias=%d accumulate=%d", od_family_name(families[f]),
-                        s[0], s[1], s[2], bias, accumulate))
-                check_linear(c, device, s[0], s[1], s[2], bias, accumulate);
-        }
-        od_cases_end(c);
+    od_device *device = od_test_device(family);
+    od_cases *c = od_cases_begin(device);
+    for (size_t i = 0; i < OD_COUNT(shapes); i++) {
+        const int *s = shapes[i];
+        const bool bias = i % 2 == 0, accumulate = i % 3 == 1;
+        if (od_test_affords(3.0 * s[0] * s[1] * s[2]) &&
+            od_case(c, "linear family=%s rows=%d in=%d out=%d bias=%d accumulate=%d", od_family_name(family), s[0],
+                    s[1], s[2], bias, accumulate))
+            check_linear(c, device, s[0], s[1], s[2], bias, accumulate);
     }
+    od_cases_end(c);
 }
+EACH_FAMILY(linear, forward_backward)

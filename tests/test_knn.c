@@ -7,7 +7,17 @@
 #include "offdiag/ops/knn.h"
 #include "reference/knn.h"
 
-static const od_family families[] = {OD_FAMILY_REF, OD_FAMILY_CPU, OD_FAMILY_GPU};
+/* One test a family, so that a case list belongs to one device. */
+#define EACH_FAMILY(suite, name)                                                                                       \
+    Test(suite, name##_ref) {                                                                                          \
+        name(OD_FAMILY_REF);                                                                                           \
+    }                                                                                                                  \
+    Test(suite, name##_cpu) {                                                                                          \
+        name(OD_FAMILY_CPU);                                                                                           \
+    }                                                                                                                  \
+    Test(suite, name##_gpu) {                                                                                          \
+        name(OD_FAMILY_GPU);                                                                                           \
+    }
 
 static void normalize(float *x, int rows, int d) {
     for (int r = 0; r < rows; r++) {
@@ -61,26 +71,25 @@ static void check_vote(od_cases *c, od_device *device, const od_knn_shape *s) {
     od_buffer_release(label_words);
 }
 
-Test(knn, vote) {
+static void vote(od_family family) {
     static const od_knn_shape shapes[] = {
         {3, 1, 2, 1, 1, 0.07F},       {5, 7, 3, 2, 3, 0.1F},         {17, 65, 13, 10, 5, 0.07F},
         {4, 33, 8, 3, 200, 0.07F},    {9, 1025, 17, 10, 200, 0.07F}, {33, 257, 16, 4, 1, 0.5F},
         {7, 9001, 12, 10, 20, 0.07F}, {600, 300, 8, 100, 11, 0.2F},  {6, 4100, 9, 5, 4099, 0.07F},
         {3, 20000, 6, 3, 200, 0.07F},
     };
-    for (size_t f = 0; f < OD_COUNT(families); f++) {
-        od_device *device = od_test_device(families[f]);
-        od_cases *c = od_cases_begin(device);
-        for (size_t i = 0; i < OD_COUNT(shapes); i++) {
-            const od_knn_shape *s = &shapes[i];
-            if (od_test_affords((double)s->queries * s->bank * s->d) &&
-                od_case(c, "knn family=%s queries=%d bank=%d d=%d classes=%d k=%d t=%g", od_family_name(families[f]),
-                        s->queries, s->bank, s->d, s->classes, s->k, s->temperature))
-                check_vote(c, device, s);
-        }
-        od_cases_end(c);
+    od_device *device = od_test_device(family);
+    od_cases *c = od_cases_begin(device);
+    for (size_t i = 0; i < OD_COUNT(shapes); i++) {
+        const od_knn_shape *s = &shapes[i];
+        if (od_test_affords((double)s->queries * s->bank * s->d) &&
+            od_case(c, "knn family=%s queries=%d bank=%d d=%d classes=%d k=%d t=%g", od_family_name(family), s->queries,
+                    s->bank, s->d, s->classes, s->k, s->temperature))
+            check_vote(c, device, s);
     }
+    od_cases_end(c);
 }
+EACH_FAMILY(knn, vote)
 
 /* ---- ties ------------------------------------------------------------------------------------------------------- */
 
@@ -100,44 +109,42 @@ static void check_small(od_cases *c, od_device *device, int bank, const float *s
     od_buffer_release(label_words);
 }
 
-Test(knn, ties) {
+static void ties(od_family family) {
     enum { LONG = 10000 };
     static float sims[LONG];
     static int32_t labels[LONG];
-    for (size_t f = 0; f < OD_COUNT(families); f++) {
-        const char *family = od_family_name(families[f]);
-        od_device *device = od_test_device(families[f]);
-        od_cases *c = od_cases_begin(device);
-        /* Equal sums: the lower class, wherever its rows lie. */
-        if (od_case(c, "knn ties family=%s classes", family))
-            check_small(c, device, 4, (float[]){0.5F, 0.5F, 0.5F, 0.5F}, (int32_t[]){2, 1, 2, 1}, 4, 1);
-        /* Equal similarities at the edge: the lower index. */
-        if (od_case(c, "knn ties family=%s edge", family))
-            check_small(c, device, 4, (float[]){0.1F, 0.5F, 0.5F, 0.5F}, (int32_t[]){0, 2, 1, 1}, 1, 2);
-        if (od_case(c, "knn ties family=%s three equal, two taken", family))
-            check_small(c, device, 5, (float[]){0.5F, 0.1F, 0.5F, 0.5F, 0.5F}, (int32_t[]){2, 0, 2, 1, 1}, 3, 2);
-        if (od_case(c, "knn ties family=%s signed zeros are equal", family))
-            check_small(c, device, 3, (float[]){-0.0F, 0.0F, 0.0F}, (int32_t[]){2, 1, 1}, 1, 2);
-        /* All alike over several chunks: the first k. */
-        for (int i = 0; i < LONG; i++) {
-            sims[i] = 0.25F;
-            labels[i] = i < 7 ? 2 : i % 2;
-        }
-        if (od_test_affords(2.0 * LONG) && od_case(c, "knn ties family=%s one value, many chunks", family))
-            check_small(c, device, LONG, sims, labels, 7, 2);
-        /* The best arrive last, in the last chunk. */
-        for (int i = 0; i < LONG; i++) {
-            sims[i] = (float)i / LONG;
-            labels[i] = i >= LONG - 9 ? 1 : 0;
-        }
-        if (od_test_affords(2.0 * LONG) && od_case(c, "knn ties family=%s rising", family))
-            check_small(c, device, LONG, sims, labels, 9, 1);
-        /* NaN is the farthest of all, a class out of range has no vote. */
-        if (od_case(c, "knn family=%s nan and wrong labels", family))
-            check_small(c, device, 5, (float[]){NAN, NAN, -0.5F, 0.9F, -0.6F}, (int32_t[]){1, 1, 2, 7, 2}, 3, 2);
-        od_cases_end(c);
+    od_device *device = od_test_device(family);
+    od_cases *c = od_cases_begin(device);
+    /* Equal sums: the lower class, wherever its rows lie. */
+    if (od_case(c, "knn ties family=%s classes", od_family_name(family)))
+        check_small(c, device, 4, (float[]){0.5F, 0.5F, 0.5F, 0.5F}, (int32_t[]){2, 1, 2, 1}, 4, 1);
+    /* Equal similarities at the edge: the lower index. */
+    if (od_case(c, "knn ties family=%s edge", od_family_name(family)))
+        check_small(c, device, 4, (float[]){0.1F, 0.5F, 0.5F, 0.5F}, (int32_t[]){0, 2, 1, 1}, 1, 2);
+    if (od_case(c, "knn ties family=%s three equal, two taken", od_family_name(family)))
+        check_small(c, device, 5, (float[]){0.5F, 0.1F, 0.5F, 0.5F, 0.5F}, (int32_t[]){2, 0, 2, 1, 1}, 3, 2);
+    if (od_case(c, "knn ties family=%s signed zeros are equal", od_family_name(family)))
+        check_small(c, device, 3, (float[]){-0.0F, 0.0F, 0.0F}, (int32_t[]){2, 1, 1}, 1, 2);
+    /* All alike over several chunks: the first k. */
+    for (int i = 0; i < LONG; i++) {
+        sims[i] = 0.25F;
+        labels[i] = i < 7 ? 2 : i % 2;
     }
+    if (od_test_affords(2.0 * LONG) && od_case(c, "knn ties family=%s one value, many chunks", od_family_name(family)))
+        check_small(c, device, LONG, sims, labels, 7, 2);
+    /* The best arrive last, in the last chunk. */
+    for (int i = 0; i < LONG; i++) {
+        sims[i] = (float)i / LONG;
+        labels[i] = i >= LONG - 9 ? 1 : 0;
+    }
+    if (od_test_affords(2.0 * LONG) && od_case(c, "knn ties family=%s rising", od_family_name(family)))
+        check_small(c, device, LONG, sims, labels, 9, 1);
+    /* NaN is the farthest of all, a class out of range has no vote. */
+    if (od_case(c, "knn family=%s nan and wrong labels", od_family_name(family)))
+        check_small(c, device, 5, (float[]){NAN, NAN, -0.5F, 0.9F, -0.6F}, (int32_t[]){1, 1, 2, 7, 2}, 3, 2);
+    od_cases_end(c);
 }
+EACH_FAMILY(knn, ties)
 
 Test(knn, refuses_wrong_arguments) {
     od_device *device = od_test_device(OD_FAMILY_AUTO);

@@ -7,7 +7,17 @@
 #include "offdiag/ops/pointwise.h"
 #include "reference/pool.h"
 
-static const od_family families[] = {OD_FAMILY_REF, OD_FAMILY_CPU, OD_FAMILY_GPU};
+/* One test a family, so that a case list belongs to one device. */
+#define EACH_FAMILY(suite, name)                                                                                       \
+    Test(suite, name##_ref) {                                                                                          \
+        name(OD_FAMILY_REF);                                                                                           \
+    }                                                                                                                  \
+    Test(suite, name##_cpu) {                                                                                          \
+        name(OD_FAMILY_CPU);                                                                                           \
+    }                                                                                                                  \
+    Test(suite, name##_gpu) {                                                                                          \
+        name(OD_FAMILY_GPU);                                                                                           \
+    }
 
 /* ---- average ---------------------------------------------------------------------------------------------------- */
 
@@ -28,21 +38,19 @@ static void check_average(od_cases *c, od_device *device, int n, int h, int w, i
         od_case_expect_constant(c, dxs, dx, 1e-6, 0);
 }
 
-Test(pool, average) {
+static void average(od_family family) {
     static const int shapes[][4] = {{1, 1, 1, 1},   {3, 5, 7, 2},   {2, 4, 4, 33},
                                     {5, 8, 8, 129}, {1, 17, 3, 64}, {33, 2, 2, 17}};
-    for (size_t f = 0; f < OD_COUNT(families); f++) {
-        od_device *device = od_test_device(families[f]);
-        od_cases *c = od_cases_begin(device);
-        for (size_t i = 0; i < OD_COUNT(shapes); i++) {
-            const int *s = shapes[i];
-            if (od_case(c, "avgpool family=%s n=%d h=%d w=%d c=%d", od_family_name(families[f]), s[0], s[1], s[2],
-                        s[3]))
-                check_average(c, device, s[0], s[1], s[2], s[3]);
-        }
-        od_cases_end(c);
+    od_device *device = od_test_device(family);
+    od_cases *c = od_cases_begin(device);
+    for (size_t i = 0; i < OD_COUNT(shapes); i++) {
+        const int *s = shapes[i];
+        if (od_case(c, "avgpool family=%s n=%d h=%d w=%d c=%d", od_family_name(family), s[0], s[1], s[2], s[3]))
+            check_average(c, device, s[0], s[1], s[2], s[3]);
     }
+    od_cases_end(c);
 }
+EACH_FAMILY(pool, average)
 
 /* ---- maximum ---------------------------------------------------------------------------------------------------- */
 
@@ -68,7 +76,7 @@ static void check_maximum(od_cases *c, od_device *device, const od_pool_shape *s
         od_case_expect_constant(c, dxs, dx, 1e-6, 0);
 }
 
-Test(pool, maximum) {
+static void maximum(od_family family) {
     static const struct {
         int n;
         od_pool_shape shape;
@@ -77,20 +85,18 @@ Test(pool, maximum) {
         {2, {6, 4, 17, 2, 2, 0}}, {1, {5, 5, 65, 3, 1, 1}},  {2, {9, 7, 4, 2, 3, 0}},
         {1, {4, 6, 2, 5, 1, 2}},  {1, {3, 3, 130, 3, 3, 0}}, {2, {16, 16, 33, 3, 2, 1}},
     };
-    for (size_t f = 0; f < OD_COUNT(families); f++) {
-        od_device *device = od_test_device(families[f]);
-        od_cases *c = od_cases_begin(device);
-        for (size_t i = 0; i < OD_COUNT(cases); i++)
-            for (int levels = 0; levels < 2; levels++) {
-                const od_pool_shape *s = &cases[i].shape;
-                if (od_case(c, "maxpool family=%s n=%d h=%d w=%d c=%d size=%d stride=%d pad=%d levels=%d",
-                            od_family_name(families[f]), cases[i].n, s->h, s->w, s->c, s->size, s->stride, s->pad,
-                            levels))
-                    check_maximum(c, device, s, cases[i].n, levels);
-            }
-        od_cases_end(c);
-    }
+    od_device *device = od_test_device(family);
+    od_cases *c = od_cases_begin(device);
+    for (size_t i = 0; i < OD_COUNT(cases); i++)
+        for (int levels = 0; levels < 2; levels++) {
+            const od_pool_shape *s = &cases[i].shape;
+            if (od_case(c, "maxpool family=%s n=%d h=%d w=%d c=%d size=%d stride=%d pad=%d levels=%d",
+                        od_family_name(family), cases[i].n, s->h, s->w, s->c, s->size, s->stride, s->pad, levels))
+                check_maximum(c, device, s, cases[i].n, levels);
+        }
+    od_cases_end(c);
 }
+EACH_FAMILY(pool, maximum)
 
 Test(pool, refuses_shapes_without_output) {
     od_device *device = od_test_device(OD_FAMILY_AUTO);
@@ -123,17 +129,16 @@ static void check_normalize(od_cases *c, od_device *device, int rows, int column
         od_case_expect_constant(c, ys, y, 1e-6, 0);
 }
 
-Test(pool, l2_normalize) {
+static void unit_rows(od_family family) {
     static const int shapes[][2] = {{1, 1}, {2, 5}, {7, 16}, {3, 33}, {5, 129}, {4, 512}, {9, 1025}};
     static const struct { float scale, eps; } scales[] = {{1, 1e-8F}, {1e30F, 1e-8F}, {1e-20F, 1e-30F}, {1e-6F, 1}};
-    for (size_t f = 0; f < OD_COUNT(families); f++) {
-        od_device *device = od_test_device(families[f]);
-        od_cases *c = od_cases_begin(device);
-        for (size_t i = 0; i < OD_COUNT(shapes); i++)
-            for (size_t k = 0; k < OD_COUNT(scales); k++)
-                if (od_case(c, "l2_normalize family=%s rows=%d c=%d scale=%g eps=%g", od_family_name(families[f]),
-                            shapes[i][0], shapes[i][1], scales[k].scale, scales[k].eps))
-                    check_normalize(c, device, shapes[i][0], shapes[i][1], scales[k].scale, scales[k].eps);
-        od_cases_end(c);
-    }
+    od_device *device = od_test_device(family);
+    od_cases *c = od_cases_begin(device);
+    for (size_t i = 0; i < OD_COUNT(shapes); i++)
+        for (size_t k = 0; k < OD_COUNT(scales); k++)
+            if (od_case(c, "l2_normalize family=%s rows=%d c=%d scale=%g eps=%g", od_family_name(family), shapes[i][0],
+                        shapes[i][1], scales[k].scale, scales[k].eps))
+                check_normalize(c, device, shapes[i][0], shapes[i][1], scales[k].scale, scales[k].eps);
+    od_cases_end(c);
 }
+EACH_FAMILY(pool, unit_rows)

@@ -19,22 +19,42 @@ static int ceil_div(int a, int b) {
     return (a - 1) / b + 1;
 }
 
+/* The kernel of the widest tile that the device's vectors carry and its local memory holds; none: *kernel is NULL. */
+static od_status get_kernel(od_device *device, const od_gemm_shape *s, size_t *tile, od_kernel **kernel) {
+    const od_device_info *info = od_device_get_info(device);
+    *kernel = NULL;
+    for (size_t t = 0; t < TILES; t++) {
+        if (t + 1 < TILES && tiles[t].width > info->vector_width)
+            continue;
+        char options[160];
+        snprintf(options, sizeof options,
+                 "-DW=%u -DVECTORS=%d -DROWS=%d -DROWS_B=%d -DROWS_C=%d -DK_CHUNK=%d -DTRANS_A=%d -DTRANS_B=%d",
+                 tiles[t].width, tiles[t].vectors, tiles[t].rows, tiles[t].rows_b, tiles[t].rows_c, tiles[t].k_chunk,
+                 s->trans_a, s->trans_b);
+        od_kernel *candidate;
+        od_status status = od_kernel_get(device, "gemm_cpu", options, "gemm_cpu", &candidate);
+        if (status != OD_OK)
+            return status;
+        if (od_kernel_local_bytes(candidate) <= info->local_bytes) { /* llvmpipe counts it twice */
+            *tile = t;
+            *kernel = candidate;
+            break;
+        }
+    }
+    return OD_OK;
+}
+
 od_status od_gemm_cpu(od_device *device, const od_gemm_call *call) {
     const od_gemm_shape *s = &call->shape;
     const od_device_info *info = od_device_get_info(device);
     size_t t = 0;
-    while (t + 1 < TILES && tiles[t].width > info->vector_width)
-        t++;
-    const int columns = tiles[t].vectors * (int)tiles[t].width, rows = tiles[t].rows;
-    char options[160];
-    snprintf(options, sizeof options,
-             "-DW=%u -DVECTORS=%d -DROWS=%d -DROWS_B=%d -DROWS_C=%d -DK_CHUNK=%d -DTRANS_A=%d -DTRANS_B=%d",
-             tiles[t].width, tiles[t].vectors, rows, tiles[t].rows_b, tiles[t].rows_c, tiles[t].k_chunk, s->trans_a,
-             s->trans_b);
     od_kernel *kernel;
-    od_status status = od_kernel_get(device, "gemm_cpu", options, "gemm_cpu", &kernel);
+    od_status status = get_kernel(device, s, &t, &kernel);
     if (status != OD_OK)
         return status;
+    if (!kernel)
+        return od_gemm_ref(device, call);
+    const int columns = tiles[t].vectors * (int)tiles[t].width, rows = tiles[t].rows;
 
     /* Four work-items a core balance the load. Cut the rows first, as long as a panel's copy serves four tiles; then k.
      */

@@ -4,12 +4,12 @@
 #include "ops/gemm_impl.h"
 
 /* From large to small: work per byte falls, the number of work-groups rises. All are 64 or 256 work-items with at most
- * 17 KiB of local memory. */
+ * 8.1 KiB of local memory (llvmpipe counts it twice). */
 typedef struct gpu_tile {
     int tile_m, tile_n, tile_k, item_m, item_n;
 } gpu_tile;
 static const gpu_tile tiles[] = {
-    {128, 128, 16, 8, 8},
+    {128, 128, 8, 8, 8},
     {64, 64, 16, 4, 4},
     {32, 32, 16, 4, 4},
 };
@@ -46,7 +46,7 @@ od_status od_gemm_gpu(od_device *device, const od_gemm_call *call) {
         od_status status = get_kernel(device, candidate, s, &kernel);
         if (status != OD_OK)
             return status;
-        if (od_kernel_max_work_group(kernel) >= items) {
+        if (od_kernel_max_work_group(kernel) >= items && od_kernel_local_bytes(kernel) <= info->local_bytes) {
             tile = candidate;
             break;
         }
