@@ -246,7 +246,7 @@ static void print_row_help(const od_options *t, const od_option *row) {
     else if (row->value)
         (void)snprintf(left + used, sizeof left - used, " %s", row->value);
     print_value(row, field_of(t, row), value, sizeof value);
-    printf("  %-28s%s%s", left, strlen(left) > 28 ? "\n                              " : "  ", row->help);
+    printf("  %-28s%s%s", left, strlen(left) > 28 ? "\n                                " : "  ", row->help);
     if (row->kind != OD_OPTION_FLAG && value[0])
         printf(" [%s]", value);
     printf("\n");

@@ -12,7 +12,7 @@
 enum { LOG_MAX = 48 * 1024, PROGRAMS_MAX = 256 };
 
 /* How long closing a device may take to save programs; what is left is saved by a later run. */
-static const double save_seconds = 5;
+static const double save_seconds = 10;
 
 static double now(void) {
     struct timespec t;
