@@ -38,7 +38,7 @@ static const char *executable_path(void) {
 
 /* Tests share one kernel cache, beside their executables, so that only the first run compiles; a cache that the user
  * points to is left in charge. */
-static void use_test_cache(void) {
+void od_test_use_cache(void) {
     if (getenv("XDG_CACHE_HOME"))
         return;
     char path[PATH_MAX];
@@ -64,7 +64,7 @@ od_device *od_test_device(od_family family) {
     if (owner != getpid()) { /* a device never outlives a fork */
         memset(devices, 0, sizeof devices);
         owner = getpid();
-        use_test_cache();
+        od_test_use_cache();
     }
     if (!devices[family]) {
         od_device_options options = {.family = family};
@@ -274,13 +274,25 @@ void od_cases_discard(od_cases *cases) {
     free(cases);
 }
 
+/* A test may walk several lists, and a filter may mean a case of one of them: whether it met any is known at the exit
+ * of the test's process, too late for Criterion's verdict, so it is said in words. */
+static size_t run_by_process;
+
+static void tell_idle_exit(void) {
+    if (run_by_process == 0)
+        fprintf(stderr, "no case ran: OFFDIAG_CASE='%s' names none of this test\n", getenv("OFFDIAG_CASE"));
+}
+
 void od_cases_end(od_cases *cases) {
     if (cases->open)
         end_case(cases);
     size_t run = cases->run, failed = cases->failed, filtered = cases->filtered;
     free(cases);
-    if (run == 0)
-        cr_assert_fail("no case ran (%zu left out by OFFDIAG_CASE): a list without cases proves nothing", filtered);
+    if (run == 0 && filtered == 0)
+        cr_assert_fail("no case ran: a list without cases proves nothing");
+    if (run == 0 && run_by_process == 0)
+        atexit(tell_idle_exit);
+    run_by_process += run;
     if (failed)
         cr_assert_fail("%zu of %zu cases failed", failed, run);
 }

@@ -43,6 +43,10 @@ static const int od_odd_sizes[] = {1, 2, 3, 5, 7, 13, 17, 31, 33, 63, 65, 127, 1
 /* The device under test, opened once per process and family; the test fails if it can't be. Never close it. */
 od_device *od_test_device(od_family family);
 
+/* Point the kernel cache at the one beside the test executables, unless XDG_CACHE_HOME is set: for tests that start
+ * the program. od_test_device does it too. */
+void od_test_use_cache(void);
+
 /* Whether a case of so many multiply-adds is worth its time here: false above OFFDIAG_TEST_WORK, which slow devices
  * such as a simulator set. Lists say `if (!od_test_affords(macs)) continue;` and keep cases small enough for 100,000.
  */
@@ -116,7 +120,8 @@ typedef struct od_cases od_cases;
 od_cases *od_cases_begin(od_device *device); /* NULL device: cases without tensors on a device */
 /* Start a case; false: it is filtered out. Its text must be unique in the list. */
 bool od_case(od_cases *cases, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* End the last case and the list; the test fails if a case failed or if none ran. */
+/* End the last case and the list; the test fails if a case failed or if the list was empty. A test whose cases are all
+ * filtered out says so on stderr. */
 void od_cases_end(od_cases *cases);
 
 /* The case's tensors from here on start at multiples of 64 elements, so that variants which need aligned vectors run;
