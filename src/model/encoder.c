@@ -123,7 +123,7 @@ od_status od_encoder_create(od_encoder *e, const od_builder *b, const char *name
     status = od_span_create(net->device, (size_t)net->max_rows * e->c, &e->features);
     for (int i = 0; !status && i < 3; i++)
         status = od_span_create(net->device, net->max_rows * largest_activation(e), &e->scratch[i]);
-    return status ? od_fail_in(status, "gradients of %s for %d images", name, net->max_rows) : OD_OK;
+    return status ? od_fail_in(status, "gradients of %s for %d images: ", name, net->max_rows) : OD_OK;
 }
 
 void od_encoder_destroy(od_encoder *e) {

@@ -94,7 +94,7 @@ od_status od_conv_bn_create(od_conv_bn *l, const od_builder *b, const od_conv_bn
         return OD_OK;
     size_t elements = net->max_rows * od_conv_bn_size(l);
     if ((status = od_span_create(net->device, elements, &l->u)) || (status = od_span_create(net->device, elements, &l->y)))
-        return od_fail_in(status, "activations of %s for %d images", spec->conv, net->max_rows);
+        return od_fail_in(status, "activations of %s for %d images: ", spec->conv, net->max_rows);
     return OD_OK;
 }
 
@@ -168,7 +168,7 @@ od_status od_mlp_create(od_mlp *l, const od_builder *b, const char *prefix, int 
     od_span *spans[] = {&l->u1, &l->y1, &l->d_hidden, &l->u2, &l->d_out, out_bn ? &l->y2 : NULL};
     for (size_t i = 0; i < sizeof spans / sizeof *spans; i++)
         if (spans[i] && (status = od_span_create(net->device, rows * (i < 3 ? hidden : out), spans[i])))
-            return od_fail_in(status, "activations of %s for %zu rows", prefix, rows);
+            return od_fail_in(status, "activations of %s for %zu rows: ", prefix, rows);
     return OD_OK;
 }
 

@@ -164,7 +164,7 @@ od_status od_model_create(od_device *device, const od_model_config *config, int 
     return OD_OK;
 fail:
     od_model_destroy(m);
-    return od_fail_in(status, "building %s (width %d) for batch %d", config->encoder, config->width, max_n);
+    return od_fail_in(status, "building %s (width %d) for batch %d: ", config->encoder, config->width, max_n);
 }
 
 void od_model_destroy(od_model *m) {

@@ -56,7 +56,7 @@ static od_status probe_create(probe *p, int train_rows, int test_rows) {
         (status = od_span_create(p->device, batch * classes, &p->dlogits)) ||
         (status = od_span_create(p->device, 1, &p->loss)) || (status = od_span_create(p->device, most, &p->correct)) ||
         (status = od_buffer_create(p->device, batch * sizeof(int32_t), &p->labels)))
-        return od_fail_in(status, "linear probe of %zu features", d);
+        return od_fail_in(status, "linear probe of %zu features: ", d);
     p->host_x = malloc(batch * d * sizeof(float));
     p->host_labels = malloc(batch * sizeof(int32_t));
     p->order = malloc(train_rows * sizeof(uint32_t));

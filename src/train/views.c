@@ -15,7 +15,7 @@ od_status od_views_create(od_views *v, od_device *device, const od_dataset *data
     if ((status = od_buffer_create(device, (size_t)capacity * v->h * v->w * v->c, &v->images)) ||
         (status = od_buffer_create(device, (size_t)capacity * sizeof(uint32_t), &v->ids)) ||
         (status = od_span_create(device, (size_t)2 * micro * size * size * 4, &v->x)))
-        return od_fail_in(status, "views of %d images of %dx%d", capacity, size, size);
+        return od_fail_in(status, "views of %d images of %dx%d: ", capacity, size, size);
     return OD_OK;
 }
 
