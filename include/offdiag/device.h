@@ -1,8 +1,8 @@
 /* The device layer: find OpenCL devices, open one, give it buffers, kernels and launches.
  *
- * One od_device holds a context, ONE in-order queue, a buffer pool with a budget, and the programs built so far. Work is
- * enqueued and returns at once; only od_buffer_read and od_device_finish wait. A device is used from one thread at a time.
- * Nothing outside src/device sees an OpenCL type. */
+ * One od_device holds a context, ONE in-order queue, a buffer pool with a budget, and the programs built so far. Work
+ * is enqueued and returns at once; only od_buffer_read and od_device_finish wait. A device is used from one thread at a
+ * time. Nothing outside src/device sees an OpenCL type. */
 #ifndef OFFDIAG_DEVICE_H
 #define OFFDIAG_DEVICE_H
 
@@ -21,8 +21,8 @@ extern "C" {
 typedef enum od_device_type { OD_DEVICE_CPU, OD_DEVICE_GPU, OD_DEVICE_ACCELERATOR } od_device_type;
 
 typedef struct od_device_info {
-    int platform_index, device_index; /* 0-based, as `clinfo -l` numbers them */
-    char id[24];                      /* "P:D" */
+    int platform_index, device_index;                                      /* 0-based, as `clinfo -l` numbers them */
+    char id[24];                                                           /* "P:D" */
     char name[256], vendor[128], platform[128], driver[128], version[128]; /* version: CL_DEVICE_VERSION */
     char platform_version[128];
     od_device_type type;
@@ -44,16 +44,18 @@ od_status od_device_list(od_device_info **infos, size_t *count);
 
 /* Resolve SPEC against a list: "auto" | "gpu" | "cpu" | "P:D" | part of a device or platform name (no case).
  * NULL or "" means the OFFDIAG_DEVICE variable, then "auto". auto: discrete GPU, then integrated GPU, then CPU (then
- * accelerator), the first usable in list order. *reason (may be NULL; static or thread-local storage) says why it was taken.
- * No match or an ambiguous one: OD_ERR_NO_DEVICE with the candidates; an empty list: what to install for each vendor. */
-od_status od_device_select(const od_device_info *infos, size_t count, const char *spec, size_t *index, const char **reason);
+ * accelerator), the first usable in list order. *reason (may be NULL; static or thread-local storage) says why it was
+ * taken. No match or an ambiguous one: OD_ERR_NO_DEVICE with the candidates; an empty list: what to install for each
+ * vendor. */
+od_status od_device_select(const od_device_info *infos, size_t count, const char *spec, size_t *index,
+                           const char **reason);
 
 /* ---- an open device --------------------------------------------------------------------------------------------- */
 
 typedef struct od_device od_device;
 
-/* Which kernel variants may run: AUTO takes the device's own family, then ref; a forced family falls back to ref where an
- * operation has no variant of that family, so that the GPU family can be tested on a CPU device. */
+/* Which kernel variants may run: AUTO takes the device's own family, then ref; a forced family falls back to ref where
+ * an operation has no variant of that family, so that the GPU family can be tested on a CPU device. */
 typedef enum od_family { OD_FAMILY_AUTO, OD_FAMILY_REF, OD_FAMILY_CPU, OD_FAMILY_GPU } od_family;
 
 typedef struct od_device_options {
@@ -68,7 +70,8 @@ od_status od_device_open(const char *spec, const od_device_options *options, od_
 void od_device_close(od_device *device); /* NULL is fine */
 
 const od_device_info *od_device_get_info(const od_device *device);
-od_family od_device_family(const od_device *device); /* AUTO already resolved by the device's type: CPU or GPU, or as forced */
+od_family
+od_device_family(const od_device *device); /* AUTO already resolved by the device's type: CPU or GPU, or as forced */
 bool od_family_parse(const char *text, od_family *out); /* "auto" "ref" "cpu" "gpu" */
 const char *od_family_name(od_family family);
 
@@ -122,8 +125,8 @@ od_status od_span_copy(od_span to, od_span from, size_t elements);
 
 typedef struct od_kernel od_kernel;
 
-/* The kernel `name` of the embedded program `program` (cl/<program>.cl), built with `options` ("-DTILE=8"; may be "") for
- * this device; built on first use, from the binary cache when it is there, and kept by the device. -cl-std=CL1.2,
+/* The kernel `name` of the embedded program `program` (cl/<program>.cl), built with `options` ("-DTILE=8"; may be "")
+ * for this device; built on first use, from the binary cache when it is there, and kept by the device. -cl-std=CL1.2,
  * -cl-mad-enable and the device's quirk options are always added. Cheap to call again (hash look-up). */
 od_status od_kernel_get(od_device *device, const char *program, const char *options, const char *name, od_kernel **out);
 size_t od_kernel_max_work_group(const od_kernel *kernel); /* CL_KERNEL_WORK_GROUP_SIZE */
@@ -143,12 +146,12 @@ typedef struct od_arg {
 } od_arg;
 /* The host side of kernel parameters. OD_SPAN stands for two: `__global float *p, ulong p_offset`; a span without a
  * buffer passes a NULL pointer and offset 0. */
-#define OD_BUF(b) ((od_arg){.kind = OD_ARG_BUFFER, .value.buffer = (b)})
-#define OD_SPAN(s) OD_BUF((s).buffer), OD_U64((s).offset)
-#define OD_I32(v) ((od_arg){.kind = OD_ARG_SCALAR, .size = 4, .value.i32 = (v)})
-#define OD_U32(v) ((od_arg){.kind = OD_ARG_SCALAR, .size = 4, .value.u32 = (v)})
-#define OD_U64(v) ((od_arg){.kind = OD_ARG_SCALAR, .size = 8, .value.u64 = (v)})
-#define OD_F32(v) ((od_arg){.kind = OD_ARG_SCALAR, .size = 4, .value.f32 = (v)})
+#define OD_BUF(b)       ((od_arg){.kind = OD_ARG_BUFFER, .value.buffer = (b)})
+#define OD_SPAN(s)      OD_BUF((s).buffer), OD_U64((s).offset)
+#define OD_I32(v)       ((od_arg){.kind = OD_ARG_SCALAR, .size = 4, .value.i32 = (v)})
+#define OD_U32(v)       ((od_arg){.kind = OD_ARG_SCALAR, .size = 4, .value.u32 = (v)})
+#define OD_U64(v)       ((od_arg){.kind = OD_ARG_SCALAR, .size = 8, .value.u64 = (v)})
+#define OD_F32(v)       ((od_arg){.kind = OD_ARG_SCALAR, .size = 4, .value.f32 = (v)})
 #define OD_LOCAL(bytes) ((od_arg){.kind = OD_ARG_LOCAL, .size = (bytes)})
 
 /* Work-items: global is rounded UP to a multiple of local (kernels test their bounds, uniformly around barriers);
@@ -156,13 +159,13 @@ typedef struct od_arg {
 typedef struct od_range {
     size_t global[3], local[3];
 } od_range;
-#define OD_RANGE1(g, l) ((od_range){{(g), 1, 1}, {(l), 1, 1}})
-#define OD_RANGE2(g0, g1, l0, l1) ((od_range){{(g0), (g1), 1}, {(l0), (l1), 1}})
+#define OD_RANGE1(g, l)                   ((od_range){{(g), 1, 1}, {(l), 1, 1}})
+#define OD_RANGE2(g0, g1, l0, l1)         ((od_range){{(g0), (g1), 1}, {(l0), (l1), 1}})
 #define OD_RANGE3(g0, g1, g2, l0, l1, l2) ((od_range){{(g0), (g1), (g2)}, {(l0), (l1), (l2)}})
 
 /* Enqueue. The message of a failure names kernel, device, sizes and the CL error. */
 od_status od_launch(od_kernel *kernel, od_range range, const od_arg *args, size_t arg_count);
-#define OD_LAUNCH(kernel, range, ...)                                                                                   \
+#define OD_LAUNCH(kernel, range, ...)                                                                                  \
     od_launch((kernel), (range), (const od_arg[]){__VA_ARGS__}, sizeof((const od_arg[]){__VA_ARGS__}) / sizeof(od_arg))
 
 /* ---- profiling -------------------------------------------------------------------------------------------------- */
@@ -173,7 +176,8 @@ typedef struct od_profile_row {
     double seconds; /* on the device */
 } od_profile_row;
 
-/* Rows by time, largest first, since the last reset; malloc'd. Empty unless the device was opened with profile. Waits. */
+/* Rows by time, largest first, since the last reset; malloc'd. Empty unless the device was opened with profile. Waits.
+ */
 od_status od_device_profile(od_device *device, od_profile_row **rows, size_t *count);
 void od_device_profile_reset(od_device *device);
 

@@ -1,7 +1,7 @@
 /* The model: parameters in one arena, encoder, projector, prediction head, and their Siamese wiring.
  *
- * The two views of a batch of N images travel as one batch of 2N rows, view 1 first; batch-norm statistics are kept apart
- * per view (od_bn_shape.groups = 2), so a step equals the two separate passes of the papers. */
+ * The two views of a batch of N images travel as one batch of 2N rows, view 1 first; batch-norm statistics are kept
+ * apart per view (od_bn_shape.groups = 2), so a step equals the two separate passes of the papers. */
 #ifndef OFFDIAG_MODEL_H
 #define OFFDIAG_MODEL_H
 
@@ -34,7 +34,8 @@ const od_param *od_param_find(const od_param_table *table, const char *name); /*
 /* The number of values outside (padding left out), and of one tensor. */
 size_t od_param_stored_count(const od_param *param);
 size_t od_param_table_stored_count(const od_param_table *table);
-/* Between an arena's layout (host copy of the tensor, `count` floats) and the stored one (od_param_stored_count floats). */
+/* Between an arena's layout (host copy of the tensor, `count` floats) and the stored one (od_param_stored_count
+ * floats). */
 void od_param_to_stored(const od_param *param, float *stored, const float *arena);
 void od_param_from_stored(const od_param *param, float *arena, const float *stored);
 
@@ -65,14 +66,19 @@ extern const char *const od_encoder_names[]; /* NULL-terminated */
 
 typedef struct od_model od_model;
 
-/* Build for at most max_n images (of each of two views) in a training pass: allocates parameters, gradients, momentum and
- * activations, initialises the weights from config->seed. OD_ERR_DEVICE_MEMORY tells what it needed. */
+/* The tables alone, without a device: which tensors a model of this configuration has. Release with od_param_table_free. */
+od_status od_model_tables(const od_model_config *config, od_param_table *params, od_param_table *stats);
+void od_param_table_free(od_param_table *table);
+
+/* Build for at most max_n images (of each of two views) in a training pass: allocates parameters, gradients, momentum
+ * and activations, initialises the weights from config->seed. OD_ERR_DEVICE_MEMORY tells what it needed. */
 od_status od_model_create(od_device *device, const od_model_config *config, int max_n, od_model **out);
 void od_model_destroy(od_model *model);
 
 const od_model_config *od_model_get_config(const od_model *model);
 int od_model_feature_dim(const od_model *model);
-/* Tables: parameters (encoder, projector, then head: the head's are the last `od_model_head_offset` onwards), BN statistics. */
+/* Tables: parameters (encoder, projector, then head: the head's are the last `od_model_head_offset` onwards), BN
+ * statistics. */
 const od_param_table *od_model_params(const od_model *model);
 const od_param_table *od_model_stats(const od_model *model);
 size_t od_model_head_offset(const od_model *model); /* first float of the head in the parameter arena */
@@ -85,11 +91,12 @@ typedef struct od_model_arenas {
 } od_model_arenas;
 od_model_arenas od_model_get_arenas(const od_model *model);
 
-/* Tell the layers that values changed (packs convolution weights, makes W = I + offdiag(V)). After loading or stepping. */
+/* Tell the layers that values changed (packs convolution weights, makes W = I + offdiag(V)). After loading or stepping.
+ */
 od_status od_model_update(od_model *model);
 
-/* Forward and backward of the symmetrised loss on views x (2n, S, S, 4). loss[0] on the device gets (accumulate ? + : =)
- * scale * loss; gradients likewise. BN running statistics move once per view. */
+/* Forward and backward of the symmetrised loss on views x (2n, S, S, 4). loss[0] on the device gets (accumulate ? + :
+ * =) scale * loss; gradients likewise. BN running statistics move once per view. */
 od_status od_model_step(od_model *model, od_span loss, od_span x, int n, float scale, bool accumulate);
 
 /* Projections z (2n, proj_dim) and head outputs p of the last od_model_step; valid until the next one. */
@@ -103,7 +110,8 @@ typedef struct od_sgd_config {
 } od_sgd_config;
 od_status od_model_sgd(od_model *model, const od_sgd_config *config);
 
-/* Evaluation mode: features (n, feature_dim) of images x (n, S, S, 4), any n; projections z (n, proj_dim) when not OD_NO_SPAN. */
+/* Evaluation mode: features (n, feature_dim) of images x (n, S, S, 4), any n; projections z (n, proj_dim) when not
+ * OD_NO_SPAN. */
 od_status od_model_features(od_model *model, od_span features, od_span z, od_span x, int n);
 
 /* Frobenius norm and largest entry of offdiag(head), for the offdiag and linear heads; zeros otherwise. Waits. */

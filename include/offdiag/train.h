@@ -35,8 +35,8 @@ typedef struct od_train_config {
     double lr, momentum, weight_decay;     /* lr is used as it is, not scaled by the batch */
     double head_lr;                        /* times lr; constant after the warm-up */
     double head_weight_decay;
-    int warmup;  /* steps */
-    double ema;  /* BYOL: tau at the start, rises to 1 by a cosine over the run */
+    int warmup; /* steps */
+    double ema; /* BYOL: tau at the start, rises to 1 by a cosine over the run */
     bool ema_constant;
     uint64_t seed;
     /* evaluation */
@@ -53,11 +53,12 @@ typedef struct od_train_config {
 
 void od_train_config_default(od_train_config *config);
 
-/* Fill from the preset `name`: a JSON file in the presets folder ($OFFDIAG_DATADIR/presets, the source's or the installed
- * data/presets). An unknown name: OD_ERR_USAGE with the nearest one. */
+/* Fill from the preset `name`: a JSON file in the presets folder ($OFFDIAG_DATADIR/presets, the source's or the
+ * installed data/presets). An unknown name: OD_ERR_USAGE with the nearest one. */
 od_status od_train_config_preset(od_train_config *config, const char *name);
-/* Fill from a JSON object in a file; keys are the flags' names with _ for -. An unknown key or a value of the wrong kind or out of
- * range: OD_ERR_FORMAT naming file and key. Keys of config.json that are not options are ignored under "run". */
+/* Fill from a JSON object in a file; keys are the flags' names with _ for -. An unknown key or a value of the wrong
+ * kind or out of range: OD_ERR_FORMAT naming file and key. Keys of config.json that are not options are ignored under
+ * "run". */
 od_status od_train_config_file(od_train_config *config, const char *path);
 /* What no single option can check: names that exist, sizes that go together. */
 od_status od_train_config_check(const od_train_config *config);
@@ -67,14 +68,14 @@ od_status od_train_config_check(const od_train_config *config);
 typedef struct od_train_result {
     uint64_t steps;
     int epochs;
-    bool interrupted;           /* by a signal: a checkpoint was written; call it exit code 130 */
-    double knn_before, knn;     /* accuracy 0..1; NaN where it was not measured */
+    bool interrupted;       /* by a signal: a checkpoint was written; call it exit code 130 */
+    double knn_before, knn; /* accuracy 0..1; NaN where it was not measured */
     double effective_rank, z_std;
     double loss, images_per_s, seconds;
 } od_train_result;
 
-/* Train as configured, into config->out (config.json, metrics.jsonl, checkpoint.safetensors). SIGINT and SIGTERM end it after
- * a checkpoint. OD_ERR_NUMERIC: the loss became NaN or infinite; the last good checkpoint stays. */
+/* Train as configured, into config->out (config.json, metrics.jsonl, checkpoint.safetensors). SIGINT and SIGTERM end it
+ * after a checkpoint. OD_ERR_NUMERIC: the loss became NaN or infinite; the last good checkpoint stays. */
 od_status od_train(const od_train_config *config, od_train_result *result);
 
 /* ---- evaluation of a checkpoint --------------------------------------------------------------------------------- */
@@ -91,12 +92,12 @@ typedef struct od_eval_options {
 } od_eval_options;
 
 typedef struct od_eval_result {
-    double accuracy;           /* 0..1 on the test split */
-    int k, bank, queries;      /* as used; linear: k 0, training and test images */
-    double t;                  /* kNN */
-    int linear_epochs;         /* linear */
-    double linear_lr;          /* linear: as given, or chosen by the sweep */
-    double feature_rank;       /* effective rank of the queries' features; NaN: not measured */
+    double accuracy;      /* 0..1 on the test split */
+    int k, bank, queries; /* as used; linear: k 0, training and test images */
+    double t;             /* kNN */
+    int linear_epochs;    /* linear */
+    double linear_lr;     /* linear: as given, or chosen by the sweep */
+    double feature_rank;  /* effective rank of the queries' features; NaN: not measured */
     char dataset[64], encoder[32];
     int width;
     uint64_t steps;

@@ -118,15 +118,19 @@ static od_status report(step_bench *b, const step_args *a, double seconds) {
     for (size_t i = 0; names[i]; i++)
         json_array_append_new(ref, json_string(names[i]));
     if (!a->json)
-        printf("%s, width %d, batch %d: %.4f s a step, %.1f images/s, %.0f GFLOP/s, peak %.0f MiB, programs %.2f s\n", d->name,
-               a->width, a->batch, seconds, a->batch / seconds, gflop / seconds, (double)peak / (1 << 20), build.seconds);
+        printf("%s, width %d, batch %d: %.4f s a step, %.1f images/s, %.0f GFLOP/s, peak %.0f MiB, programs %.2f s\n",
+               d->name, a->width, a->batch, seconds, a->batch / seconds, gflop / seconds, (double)peak / (1 << 20),
+               build.seconds);
     od_status status = profile_rows(b, a, kernels);
-    json_t *document = json_pack("{s:s, s:s, s:i, s:i, s:f, s:f, s:f, s:f, s:I, s:O, s:O}", "device", d->name, "kernels",
-                                 od_family_name(od_device_family(b->device)), "width", a->width, "batch", a->batch, "seconds",
-                                 seconds, "images_per_s", a->batch / seconds, "gflop", gflop, "gflop_per_s", gflop / seconds,
-                                 "peak_bytes", (json_int_t)peak, "ref_variants_used", ref, "profile", kernels);
+    json_t *document =
+        json_pack("{s:s, s:s, s:i, s:i, s:f, s:f, s:f, s:f, s:I, s:O, s:O}", "device", d->name, "kernels",
+                  od_family_name(od_device_family(b->device)), "width", a->width, "batch", a->batch, "seconds", seconds,
+                  "images_per_s", a->batch / seconds, "gflop", gflop, "gflop_per_s", gflop / seconds, "peak_bytes",
+                  (json_int_t)peak, "ref_variants_used", ref, "profile", kernels);
     if (!status)
-        status = !document ? od_fail(OD_ERR_MEMORY, "no memory for a JSON document") : a->json ? od_json_print(document) : OD_OK;
+        status = !document ? od_fail(OD_ERR_MEMORY, "no memory for a JSON document")
+                 : a->json ? od_json_print(document)
+                           : OD_OK;
     json_decref(document);
     json_decref(ref);
     json_decref(kernels);

@@ -17,7 +17,8 @@ static const char *const families[] = {"auto", "ref", "cpu", "gpu", NULL};
 
 #define T eval_args
 static const od_option rows[] = {
-    OD_OPT_CHOICE(T, eval.protocol, "protocol", protocols, "knn: weighted vote of neighbours; linear: a classifier on frozen features"),
+    OD_OPT_CHOICE(T, eval.protocol, "protocol", protocols,
+                  "knn: weighted vote of neighbours; linear: a classifier on frozen features"),
     OD_OPT_INT(T, eval.k, "k", 0, 1e6, "kNN: neighbours; 0: the run's own"),
     OD_OPT_DOUBLE(T, eval.t, "t", 0, 1e3, "kNN: temperature; 0: the run's own"),
     OD_OPT_INT(T, eval.bank, "bank", 0, 1e9, "kNN: training images in memory; 0: the run's own"),
@@ -34,8 +35,8 @@ static const od_option rows[] = {
 
 static od_status print_json(const eval_args *args, const od_eval_result *r) {
     const char *protocol = protocols[args->eval.protocol];
-    json_t *document = json_pack("{s:s, s:f, s:s, s:s, s:i, s:I, s:i, s:i}", "protocol", protocol, "accuracy", r->accuracy,
-                                 "dataset", r->dataset, "encoder", r->encoder, "width", r->width, "steps",
+    json_t *document = json_pack("{s:s, s:f, s:s, s:s, s:i, s:I, s:i, s:i}", "protocol", protocol, "accuracy",
+                                 r->accuracy, "dataset", r->dataset, "encoder", r->encoder, "width", r->width, "steps",
                                  (json_int_t)r->steps, "bank", r->bank, "queries", r->queries);
     if (!document)
         return od_fail(OD_ERR_MEMORY, "no memory for a JSON document");
@@ -56,7 +57,8 @@ od_status cmd_eval(int argc, char **argv) {
     eval_args args = {0};
     od_eval_result r;
     od_options table = {.rows = rows, .count = sizeof rows / sizeof *rows, .target = &args};
-    od_positionals run = {.min = 1, .max = 1, .usage = "RUN|CHECKPOINT", .about = "Evaluate a run's encoder on its data set."};
+    od_positionals run = {
+        .min = 1, .max = 1, .usage = "RUN|CHECKPOINT", .about = "Evaluate a run's encoder on its data set."};
     bool help = false;
     od_status status = od_options_parse(&table, 1, &run, argc, argv, &help);
     if (status || help)
@@ -67,10 +69,11 @@ od_status cmd_eval(int argc, char **argv) {
         return print_json(&args, &r);
     printf("%s accuracy %.2f %%\n", args.eval.protocol ? "linear" : "kNN", 100 * r.accuracy);
     if (args.eval.protocol == 0)
-        printf("k %d, T %g, %d training images, %d queries; effective rank of features %.1f\n", r.k, r.t, r.bank, r.queries,
-               r.feature_rank);
+        printf("k %d, T %g, %d training images, %d queries; effective rank of features %.1f\n", r.k, r.t, r.bank,
+               r.queries, r.feature_rank);
     else
-        printf("lr %g, %d epochs, batch 256, %d training and %d test images\n", r.linear_lr, r.linear_epochs, r.bank, r.queries);
+        printf("lr %g, %d epochs, batch 256, %d training and %d test images\n", r.linear_lr, r.linear_epochs, r.bank,
+               r.queries);
     printf("%s width %d, %llu steps, %s\n", r.encoder, r.width, (unsigned long long)r.steps, r.dataset);
     return OD_OK;
 }

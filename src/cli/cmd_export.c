@@ -16,11 +16,12 @@ static const od_option rows[] = {
 od_status cmd_export(int argc, char **argv) {
     export_args args = {0};
     od_options table = {.rows = rows, .count = 1, .target = &args};
-    od_positionals run = {.min = 1,
-                          .max = 1,
-                          .usage = "RUN|CHECKPOINT --out FILE",
-                          .about = "Write a run's encoder as safetensors with torchvision's key names. ResNets load there with "
-                                   "conv1 replaced by a 3x3 convolution of stride 1, maxpool and fc by Identity."};
+    od_positionals run = {
+        .min = 1,
+        .max = 1,
+        .usage = "RUN|CHECKPOINT --out FILE",
+        .about = "Write a run's encoder as safetensors with torchvision's key names. ResNets load there with "
+                 "conv1 replaced by a 3x3 convolution of stride 1, maxpool and fc by Identity."};
     bool help = false;
     od_status status = od_options_parse(&table, 1, &run, argc, argv, &help);
     if (status || help)

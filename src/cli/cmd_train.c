@@ -20,8 +20,10 @@ static const od_option arg_rows[] = {
 
 static od_status parse(train_args *args, od_train_config *config, int argc, char **argv, bool *help) {
     od_options tables[] = {{.rows = arg_rows, .count = 2, .target = args}, od_train_options(config)};
-    od_positionals none = {.max = 0, .usage = "", .about = "Train an encoder without labels. Flags override --config, which "
-                                                           "overrides --preset."};
+    od_positionals none = {.max = 0,
+                           .usage = "",
+                           .about = "Train an encoder without labels. Flags override --config, which "
+                                    "overrides --preset."};
     return od_options_parse(tables, 2, &none, argc, argv, help);
 }
 
@@ -31,8 +33,8 @@ static void choose_out(od_train_config *c, const char *preset) {
     if (preset[0])
         snprintf(name, sizeof name, "runs/%s", preset);
     else
-        snprintf(name, sizeof name, "runs/%s-%s-%s-%s", c->dataset, od_encoder_names[c->encoder], od_method_name(c->method),
-                 od_head_name(c->head));
+        snprintf(name, sizeof name, "runs/%s-%s-%s-%s", c->dataset, od_encoder_names[c->encoder],
+                 od_method_name(c->method), od_head_name(c->head));
     snprintf(c->out, sizeof c->out, "%s", name);
     for (int i = 2; access(c->out, F_OK) == 0; i++)
         snprintf(c->out, sizeof c->out, "%s-%d", name, i);
@@ -116,7 +118,8 @@ od_status cmd_train(int argc, char **argv) {
     if ((status = od_train(&config, &result)))
         return status;
     if (result.interrupted)
-        return od_fail(OD_ERR_INTERRUPTED, "interrupted at step %llu; the checkpoint is written, --resume --out %s goes on",
+        return od_fail(OD_ERR_INTERRUPTED,
+                       "interrupted at step %llu; the checkpoint is written, --resume --out %s goes on",
                        (unsigned long long)result.steps, config.out);
     summarise(&config, &args, &result);
     return OD_OK;

@@ -35,14 +35,15 @@ static od_status add_conv(od_conv_bn *l, const od_builder *b, cursor *at, const 
 }
 
 static od_status add_stem(od_encoder *e, const od_builder *b, cursor *at, const char *conv, const char *bn, int c_out) {
-    od_conv_shape shape = {.h = at->h, .w = at->w, .c_in = 4, .c_out = c_out, .kernel_h = 3, .kernel_w = 3, .stride = 1,
-                           .pad = 1};
+    od_conv_shape shape = {
+        .h = at->h, .w = at->w, .c_in = 4, .c_out = c_out, .kernel_h = 3, .kernel_w = 3, .stride = 1, .pad = 1};
     od_conv_bn_spec spec = {.conv = conv, .bn = bn, .shape = shape, .c_stored = 3, .relu = true, .first = true};
     at->c = c_out;
     return od_conv_bn_create(&e->stem, b, &spec);
 }
 
-static od_status add_basic_block(od_block *k, const od_builder *b, cursor *at, int stage, int index, int c_out, int stride) {
+static od_status add_basic_block(od_block *k, const od_builder *b, cursor *at, int stage, int index, int c_out,
+                                 int stride) {
     od_status status = OD_OK;
     cursor in = *at;
     char conv[64], bn[64];
@@ -103,8 +104,8 @@ od_status od_encoder_create(od_encoder *e, const od_builder *b, const char *name
     cursor at = {image_size, image_size, 4};
     *e = (od_encoder){0};
     if (width < 1 || width > 1024 || image_size < 8 || image_size > 1024)
-        return od_fail(OD_ERR_ARGUMENT, "encoder %s: width %d (1 to 1024) or image size %d (8 to 1024) out of range", name,
-                       width, image_size);
+        return od_fail(OD_ERR_ARGUMENT, "encoder %s: width %d (1 to 1024) or image size %d (8 to 1024) out of range",
+                       name, width, image_size);
     e->blocks = calloc(8, sizeof *e->blocks);
     if (!e->blocks)
         return od_fail(OD_ERR_MEMORY, "no memory for the encoder's blocks");
@@ -215,8 +216,7 @@ static od_status block_backward(od_block *k, const od_net *net, od_span s[3], in
         /* ... conv1 takes s[2] and, no longer needing it, writes its input gradient there */
         if ((status = od_conv_bn_backward(&k->conv[0], net, s[2], s[1], s[2], k->input, n, accumulate)))
             return status;
-        if (k->has_down &&
-            (status = od_conv_bn_backward(&k->down, net, s[0], s[1], s[0], k->input, n, accumulate)))
+        if (k->has_down && (status = od_conv_bn_backward(&k->down, net, s[0], s[1], s[0], k->input, n, accumulate)))
             return status;
         status = od_add(net->device, s[2], s[2], s[0], in_size);
     }

@@ -1,7 +1,7 @@
 /* The encoders: a stem and a row of blocks, then global average pooling.
  *
- *   resnet18   CIFAR stem (3x3, stride 1, no max-pool); basic blocks 2, 2, 2, 2 at widths w, 2w, 4w, 8w (He et al. 2016)
- *   cnn4       four 3x3 convolutions w, 2w (stride 2), 2w, 4w (stride 2), each with BN and ReLU: for quick looks */
+ *   resnet18   CIFAR stem (3x3, stride 1, no max-pool); basic blocks 2, 2, 2, 2 at widths w, 2w, 4w, 8w (He et al.
+ * 2016) cnn4       four 3x3 convolutions w, 2w (stride 2), 2w, 4w (stride 2), each with BN and ReLU: for quick looks */
 #ifndef MODEL_ENCODER_H
 #define MODEL_ENCODER_H
 

@@ -32,6 +32,8 @@ od_status od_head_create(od_head *h, const od_builder *b, od_head_kind kind, int
     const char *suffix = kind == OD_HEAD_OFFDIAG ? ".V" : ".weight";
     if ((status = od_param_add_linear(b->params, "predictor", suffix, d, d, &h->v)))
         return status;
+    if (!net->device)
+        return OD_OK;
     if (kind == OD_HEAD_OFFDIAG && (status = od_span_create(net->device, (size_t)d * d, &h->w)))
         return status;
     return od_span_create(net->device, (size_t)net->max_rows * d, &h->p);
@@ -69,7 +71,8 @@ od_status od_head_forward(od_head *h, const od_net *net, od_span *p, od_span z, 
     return od_linear_forward(net->device, h->p, z, h->w, OD_NO_SPAN, n, h->d, h->d);
 }
 
-/* Gradient of V from that of W: the diagonal is fixed. Masking the sum is the sum of the masked, so accumulation holds. */
+/* Gradient of V from that of W: the diagonal is fixed. Masking the sum is the sum of the masked, so accumulation holds.
+ */
 od_status od_head_backward(od_head *h, const od_net *net, od_span *dz, od_span dz_memory, od_span dp, od_span z, int n,
                            bool accumulate) {
     if (h->kind == OD_HEAD_NONE) {

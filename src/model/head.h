@@ -7,10 +7,10 @@
 typedef struct od_head {
     od_head_kind kind;
     int d;
-    size_t v;     /* (d, d): V of offdiag, W of linear */
-    od_span w;    /* offdiag: (d, d) made by od_head_update; linear: the arena's own */
-    od_mlp mlp;   /* MLP */
-    od_span p;    /* kept (max_rows, d); none: unused */
+    size_t v;   /* (d, d): V of offdiag, W of linear */
+    od_span w;  /* offdiag: (d, d) made by od_head_update; linear: the arena's own */
+    od_mlp mlp; /* MLP */
+    od_span p;  /* kept (max_rows, d); none: unused */
 } od_head;
 
 od_status od_head_create(od_head *h, const od_builder *b, od_head_kind kind, int d, int hidden);

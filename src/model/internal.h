@@ -24,10 +24,10 @@ struct od_model {
     od_head head;
 
     /* the step's own tensors, rows = 2 max_n */
-    od_span h, z, p;           /* of the last step: (rows, F), (rows, d), (rows, d); kept by the layers */
-    od_span dp, dz, dh;        /* gradients (rows, d), (rows, d), (rows, F) */
-    od_span p_hat, t_hat;      /* normalised loss: outputs after BN (rows, d) */
-    od_span p_saved, t_saved;  /* their mean and rstd (2, 2, d) */
+    od_span h, z, p;          /* of the last step: (rows, F), (rows, d), (rows, d); kept by the layers */
+    od_span dp, dz, dh;       /* gradients (rows, d), (rows, d), (rows, F) */
+    od_span p_hat, t_hat;     /* normalised loss: outputs after BN (rows, d) */
+    od_span p_saved, t_saved; /* their mean and rstd (2, 2, d) */
 };
 
 #endif

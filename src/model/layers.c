@@ -18,7 +18,7 @@ od_status od_bn_layer_create(od_bn_layer *l, const od_builder *b, const char *pr
     if ((status = od_param_add_vector(b->stats, prefix, ".running_mean", c, &l->mean)) ||
         (status = od_param_add_vector(b->stats, prefix, ".running_var", c, &l->var)))
         return status;
-    return od_span_create(b->net->device, (size_t)b->net->groups * 2 * c, &l->saved);
+    return b->net->device ? od_span_create(b->net->device, (size_t)b->net->groups * 2 * c, &l->saved) : OD_OK;
 }
 
 void od_bn_layer_destroy(od_bn_layer *l) {
@@ -85,15 +85,16 @@ od_status od_conv_bn_create(od_conv_bn *l, const od_builder *b, const od_conv_bn
     unsigned passes = OD_CONV_FORWARD;
     if (net->max_rows)
         passes |= OD_CONV_BACKWARD_WEIGHT | (spec->first ? 0 : OD_CONV_BACKWARD_DATA);
-    if ((status = od_conv_create(net->device, &spec->shape, passes, &l->conv)) ||
-        (status = od_param_add_conv(b->params, spec->conv, ".weight", spec->shape.kernel_h, spec->shape.c_in, spec->c_stored,
-                                    spec->shape.c_out, &l->w)) ||
+    if ((net->device && (status = od_conv_create(net->device, &spec->shape, passes, &l->conv))) ||
+        (status = od_param_add_conv(b->params, spec->conv, ".weight", spec->shape.kernel_h, spec->shape.c_in,
+                                    spec->c_stored, spec->shape.c_out, &l->w)) ||
         (status = od_bn_layer_create(&l->bn, b, spec->bn, spec->shape.c_out, true)))
         return status;
     if (!net->max_rows)
         return OD_OK;
     size_t elements = net->max_rows * od_conv_bn_size(l);
-    if ((status = od_span_create(net->device, elements, &l->u)) || (status = od_span_create(net->device, elements, &l->y)))
+    if ((status = od_span_create(net->device, elements, &l->u)) ||
+        (status = od_span_create(net->device, elements, &l->y)))
         return od_fail_in(status, "activations of %s for %d images: ", spec->conv, net->max_rows);
     return OD_OK;
 }

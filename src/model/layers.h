@@ -1,4 +1,5 @@
-/* The two building blocks of every network here: convolution + BN (+ residual) (+ ReLU), and the two-layer perceptron. */
+/* The two building blocks of every network here: convolution + BN (+ residual) (+ ReLU), and the two-layer perceptron.
+ */
 #ifndef MODEL_LAYERS_H
 #define MODEL_LAYERS_H
 
@@ -18,7 +19,7 @@ typedef struct od_net {
     int groups;                 /* 2 views */
 } od_net;
 
-/* While a network is built: where its tensors are listed. */
+/* While a network is built: where its tensors are listed. Without a device (net->device NULL) nothing else is made. */
 typedef struct od_builder {
     const od_net *net;
     od_param_table *params, *stats;
@@ -53,8 +54,8 @@ typedef struct od_conv_bn {
     od_span u, y; /* kept: convolution output and activation, (max_rows, Hout, Wout, Cout) */
 } od_conv_bn;
 
-/* prefix_conv "backbone.conv1", prefix_bn "backbone.bn1". c_stored: input channels outside (3 of 4 in the stem). first: no
- * gradient at the input is wanted. */
+/* prefix_conv "backbone.conv1", prefix_bn "backbone.bn1". c_stored: input channels outside (3 of 4 in the stem). first:
+ * no gradient at the input is wanted. */
 typedef struct od_conv_bn_spec {
     const char *conv, *bn;
     od_conv_shape shape;
@@ -64,7 +65,8 @@ typedef struct od_conv_bn_spec {
 od_status od_conv_bn_create(od_conv_bn *l, const od_builder *b, const od_conv_bn_spec *spec);
 od_status od_conv_bn_update(od_conv_bn *l, const od_net *net);
 /* *y: the activation, kept by the layer in TRAIN mode, else a buffer that od_activation_drop gives back. */
-od_status od_conv_bn_forward(od_conv_bn *l, const od_net *net, od_mode mode, od_span *y, od_span x, od_span residual, int n);
+od_status od_conv_bn_forward(od_conv_bn *l, const od_net *net, od_mode mode, od_span *y, od_span x, od_span residual,
+                             int n);
 /* dy: gradient at y, overwritten with the gradient at the residual input; du: scratch of y's size;
  * dx: gradient at x, OD_NO_SPAN in the first layer. Weight gradients go to the arena. */
 od_status od_conv_bn_backward(od_conv_bn *l, const od_net *net, od_span dx, od_span du, od_span dy, od_span x, int n,
@@ -84,7 +86,7 @@ typedef struct od_mlp {
     bool out_bias, out_bn;
     size_t w1, w2, bias; /* (in, hidden), (hidden, out), (out) */
     od_bn_layer bn1, bn2;
-    od_span u1, y1, u2, y2; /* kept */
+    od_span u1, y1, u2, y2;  /* kept */
     od_span d_hidden, d_out; /* backward scratch */
 } od_mlp;
 

@@ -15,18 +15,36 @@ static bool is_byol(const od_model *m) {
 
 /* ---- construction ----------------------------------------------------------------------------------------------- */
 
-static od_status create_branch(od_branch *branch, const od_model_config *c, od_param_table *params, od_param_table *stats) {
+static od_status create_branch(od_branch *branch, const od_model_config *c, od_param_table *params,
+                               od_param_table *stats) {
     od_builder builder = {.net = &branch->net, .params = params, .stats = stats};
     od_status status = od_encoder_create(&branch->encoder, &builder, c->encoder, c->width, c->image_size);
     if (status)
         return status;
-    return od_mlp_create(&branch->projector, &builder, "projector", branch->encoder.c, c->proj_hidden, c->proj_dim, false,
-                         c->proj_bn);
+    return od_mlp_create(&branch->projector, &builder, "projector", branch->encoder.c, c->proj_hidden, c->proj_dim,
+                         false, c->proj_bn);
 }
 
 static void destroy_branch(od_branch *branch) {
     od_encoder_destroy(&branch->encoder);
     od_mlp_destroy(&branch->projector);
+}
+
+od_status od_model_tables(const od_model_config *config, od_param_table *params, od_param_table *stats) {
+    od_branch branch = {.net.groups = 2};
+    od_head head = {.kind = config->head};
+    od_builder builder = {.net = &branch.net, .params = params, .stats = stats};
+    *params = *stats = (od_param_table){0};
+    od_status status = create_branch(&branch, config, params, stats);
+    if (!status)
+        status = od_head_create(&head, &builder, config->head, config->proj_dim, config->head_hidden);
+    destroy_branch(&branch);
+    od_head_destroy(&head);
+    if (status) {
+        od_param_table_free(params);
+        od_param_table_free(stats);
+    }
+    return status;
 }
 
 /* The target has the online branch's layout, so its tables are made a second time only to find the same offsets. */
@@ -86,8 +104,8 @@ static od_status create_step_tensors(od_model *m) {
 
 /* ---- initial values --------------------------------------------------------------------------------------------- */
 
-/* One tensor in its stored layout, so that a seed means the same weights whatever the padding. The tensor's place in the
- * table is its random stream. */
+/* One tensor in its stored layout, so that a seed means the same weights whatever the padding. The tensor's place in
+ * the table is its random stream. */
 static void draw_tensor(const od_param *p, float *stored, uint64_t seed, uint32_t stream, od_init_kind init) {
     size_t count = od_param_stored_count(p);
     int taps = p->kernel_h * p->kernel_w;
@@ -173,9 +191,19 @@ void od_model_destroy(od_model *m) {
     destroy_branch(&m->online);
     destroy_branch(&m->target);
     od_head_destroy(&m->head);
-    od_span owned[] = {m->arenas.value,        m->arenas.grad, m->arenas.momentum, m->arenas.stats, m->arenas.target_value,
-                       m->arenas.target_stats, m->dp,          m->dz,              m->dh,           m->p_hat,
-                       m->t_hat,               m->p_saved,     m->t_saved};
+    od_span owned[] = {m->arenas.value,
+                       m->arenas.grad,
+                       m->arenas.momentum,
+                       m->arenas.stats,
+                       m->arenas.target_value,
+                       m->arenas.target_stats,
+                       m->dp,
+                       m->dz,
+                       m->dh,
+                       m->p_hat,
+                       m->t_hat,
+                       m->p_saved,
+                       m->t_saved};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         od_buffer_release(owned[i].buffer);
     od_param_table_free(&m->params);
@@ -240,8 +268,8 @@ od_status od_model_sgd(od_model *m, const od_sgd_config *c) {
     od_status status =
         od_sgd_step(m->device, a->value, a->momentum, a->grad, head, c->lr, c->momentum, c->weight_decay);
     if (!status && head_count)
-        status = od_sgd_step(m->device, od_span_at(a->value, head), od_span_at(a->momentum, head), od_span_at(a->grad, head),
-                             head_count, c->head_lr, c->momentum, c->head_weight_decay);
+        status = od_sgd_step(m->device, od_span_at(a->value, head), od_span_at(a->momentum, head),
+                             od_span_at(a->grad, head), head_count, c->head_lr, c->momentum, c->head_weight_decay);
     if (!status && is_byol(m))
         status = od_ema_step(m->device, a->target_value, a->value, head, c->ema_tau);
     return status ? status : od_model_update(m);

@@ -25,14 +25,10 @@ static od_status add(od_param_table *table, const char *prefix, const char *suff
     return OD_OK;
 }
 
-od_status od_param_add_conv(od_param_table *table, const char *prefix, const char *suffix, int kernel, int in, int in_stored,
-                            int out, size_t *offset) {
-    od_param p = {.kind = OD_PARAM_CONV,
-                  .kernel_h = kernel,
-                  .kernel_w = kernel,
-                  .in = in,
-                  .in_stored = in_stored,
-                  .out = out};
+od_status od_param_add_conv(od_param_table *table, const char *prefix, const char *suffix, int kernel, int in,
+                            int in_stored, int out, size_t *offset) {
+    od_param p = {
+        .kind = OD_PARAM_CONV, .kernel_h = kernel, .kernel_w = kernel, .in = in, .in_stored = in_stored, .out = out};
     return add(table, prefix, suffix, p, offset);
 }
 

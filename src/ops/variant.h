@@ -12,8 +12,8 @@ typedef struct od_variant {
     const void *run; /* the operation's own function table */
 } od_variant;
 
-/* The index of the first variant that the device's family allows and that supports the shape; the last one (ref) accepts
- * everything. Refusals go to the log topic "variants", with `operation` (a literal) and the reason. */
+/* The index of the first variant that the device's family allows and that supports the shape; the last one (ref)
+ * accepts everything. Refusals go to the log topic "variants", with `operation` (a literal) and the reason. */
 size_t od_variant_choose(const od_device *device, const char *operation, const od_variant *variants, size_t count,
                          const void *shape);
 

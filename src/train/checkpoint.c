@@ -20,7 +20,7 @@ typedef struct section {
     const char *prefix;
     const od_param_table *table;
     od_span arena;
-    size_t limit; /* tensors at or past this offset are not in the arena */
+    size_t limit;     /* tensors at or past this offset are not in the arena */
     const char *skip; /* names with this prefix are not in the file */
 } section;
 
@@ -97,12 +97,12 @@ out:
 static od_status add_metadata(od_safetensors_writer *writer, const od_checkpoint_info *info) {
     od_status status = OD_OK;
     json_t *options = od_train_config_to_json(&info->config);
-    json_t *state = json_pack("{s:I, s:f, s:I, s:i, s:i, s:i, s:[f,f,f], s:[f,f,f], s:s, s:s}", "step",
-                              (json_int_t)info->progress.step, "epoch_loss_sum", info->progress.epoch_loss_sum,
-                              "epoch_loss_count", (json_int_t)info->progress.epoch_loss_count, "image_side",
-                              info->image_side, "channels", info->channels, "classes", info->classes, "mean",
-                              info->mean[0], info->mean[1], info->mean[2], "std", info->std[0], info->std[1], info->std[2],
-                              "data_dir", info->data_dir, "device", info->device);
+    json_t *state =
+        json_pack("{s:I, s:f, s:I, s:i, s:i, s:i, s:[f,f,f], s:[f,f,f], s:s, s:s}", "step",
+                  (json_int_t)info->progress.step, "epoch_loss_sum", info->progress.epoch_loss_sum, "epoch_loss_count",
+                  (json_int_t)info->progress.epoch_loss_count, "image_side", info->image_side, "channels",
+                  info->channels, "classes", info->classes, "mean", info->mean[0], info->mean[1], info->mean[2], "std",
+                  info->std[0], info->std[1], info->std[2], "data_dir", info->data_dir, "device", info->device);
     if (state && isfinite(info->progress.knn_before))
         json_object_set_new(state, "knn_before", json_real(info->progress.knn_before));
     char *options_text = options ? json_dumps(options, JSON_COMPACT) : NULL;
@@ -152,8 +152,8 @@ static bool unpack_state(const json_t *state, od_checkpoint_info *info) {
     double mean[3], std[3];
     if (json_unpack((json_t *)state, "{s:I, s:F, s:I, s:i, s:i, s:i, s:[F,F,F], s:[F,F,F], s:s, s:s}", "step", &step,
                     "epoch_loss_sum", &info->progress.epoch_loss_sum, "epoch_loss_count", &count, "image_side",
-                    &info->image_side, "channels", &info->channels, "classes", &info->classes, "mean", &mean[0], &mean[1],
-                    &mean[2], "std", &std[0], &std[1], &std[2], "data_dir", &data_dir, "device", &device))
+                    &info->image_side, "channels", &info->channels, "classes", &info->classes, "mean", &mean[0],
+                    &mean[1], &mean[2], "std", &std[0], &std[1], &std[2], "data_dir", &data_dir, "device", &device))
         return false;
     if (step < 0 || count < 0 || info->image_side < 1 || info->image_side > 4096 || info->classes < 1 ||
         (info->channels != 1 && info->channels != 3) || strlen(data_dir) >= sizeof info->data_dir ||
@@ -178,7 +178,8 @@ static od_status read_metadata(const od_safetensors *file, const char *path, od_
     const char *format = od_safetensors_metadata(file, "format");
     const char *options = od_safetensors_metadata(file, "options"), *state = od_safetensors_metadata(file, "state");
     if (!format || strcmp(format, FORMAT) != 0 || !options || !state)
-        return od_fail(OD_ERR_FORMAT, "%s: not a checkpoint of offdiag: expected format \"%s\" in its metadata, found %s", path,
+        return od_fail(OD_ERR_FORMAT,
+                       "%s: not a checkpoint of offdiag: expected format \"%s\" in its metadata, found %s", path,
                        FORMAT, format ? format : "none");
     json_t *options_json = NULL, *state_json = NULL;
     od_status status = OD_OK;
@@ -225,8 +226,9 @@ static od_status load_section(const od_safetensors *file, const char *path, cons
         int rank = stored_shape(p, shape);
         const od_tensor *t = od_safetensors_find(file, name);
         if (t && (t->rank != rank || memcmp(t->shape, shape, rank * sizeof *shape) != 0)) {
-            status = od_fail(OD_ERR_FORMAT, "%s: tensor %s has another shape than this model's (rank %d, %zu values expected)",
-                             path, name, rank, od_param_stored_count(p));
+            status = od_fail(OD_ERR_FORMAT,
+                             "%s: tensor %s has another shape than this model's (rank %d, %zu values expected)", path,
+                             name, rank, od_param_stored_count(p));
             goto out;
         }
         if ((status = od_safetensors_read_as(file, name, OD_F32, od_param_stored_count(p), stored)))

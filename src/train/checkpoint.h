@@ -4,8 +4,8 @@
  *   optimizer.momentum.<name>                                  SGD's momentum of each parameter
  *   momentum_backbone.*, momentum_projector.*                  BYOL's target
  * Metadata (strings): format, options (JSON, every option of the run), step, epoch_loss_sum, epoch_loss_count, dataset
- * facts. Written by atomic replacement. The order of batches and all random numbers follow from seed and step, so nothing
- * else is kept. */
+ * facts. Written by atomic replacement. The order of batches and all random numbers follow from seed and step, so
+ * nothing else is kept. */
 #ifndef TRAIN_CHECKPOINT_H
 #define TRAIN_CHECKPOINT_H
 

@@ -62,8 +62,10 @@ static const od_option rows[] = {
     OD_OPT_HEADING("Model"),
     OD_OPT_CHOICE(T, encoder, "encoder", od_encoder_names, "encoder"),
     OD_OPT_INT(T, width, "width", 0, 1024, "channels of its first stage; 0: 64 for resnet18, 32 for cnn4"),
-    OD_OPT_CHOICE(T, method, "method", method_names, "simsiam: the target is the network itself; byol: its moving average"),
-    OD_OPT_CHOICE(T, head, "head", head_names, "prediction head; offdiag: starts as I, trains off-diagonal entries only"),
+    OD_OPT_CHOICE(T, method, "method", method_names,
+                  "simsiam: the target is the network itself; byol: its moving average"),
+    OD_OPT_CHOICE(T, head, "head", head_names,
+                  "prediction head; offdiag: starts as I, trains off-diagonal entries only"),
     OD_OPT_CHOICE(T, loss, "loss", loss_names, "normalized: squared error of batch-normalised outputs (Wen & Li 2022)"),
     OD_OPT_INT(T, proj_hidden, "proj-hidden", 1, 65536, "projector: hidden width"),
     OD_OPT_INT(T, proj_dim, "proj-dim", 2, 16384, "projector: output width, the head's size"),
@@ -78,7 +80,8 @@ static const od_option rows[] = {
     OD_OPT_DOUBLE(T, lr, "lr", 0, 1e3, "peak learning rate, decayed by a cosine to 0 (not scaled by the batch)"),
     OD_OPT_DOUBLE(T, momentum, "momentum", 0, 1, "SGD momentum"),
     OD_OPT_DOUBLE(T, weight_decay, "weight-decay", 0, 1, "of encoder and projector"),
-    OD_OPT_DOUBLE(T, head_lr, "head-lr", 0, 1e4, "the head's learning rate as a multiple of --lr; constant after warm-up"),
+    OD_OPT_DOUBLE(T, head_lr, "head-lr", 0, 1e4,
+                  "the head's learning rate as a multiple of --lr; constant after warm-up"),
     OD_OPT_DOUBLE(T, head_weight_decay, "head-weight-decay", 0, 1, "of the head"),
     OD_OPT_INT(T, warmup, "warmup", 0, 1e9, "linear warm-up, in steps"),
     OD_OPT_DOUBLE(T, ema, "ema", 0, 1, "byol: the target's decay at the start; rises to 1 by a cosine"),
@@ -92,7 +95,8 @@ static const od_option rows[] = {
     OD_OPT_INT(T, eval_every, "eval-every", 0, 1e6, "epochs between evaluations; 0: before and after only"),
     OD_OPT_HEADING("Run"),
     OD_OPT_STRING(T, out, "out", "DIR", "the run's directory (default: a new one under runs/)"),
-    OD_OPT_STRING(T, device, "device", "SPEC", "auto, gpu, cpu, P:D or part of a name (default: $OFFDIAG_DEVICE, then auto)"),
+    OD_OPT_STRING(T, device, "device", "SPEC",
+                  "auto, gpu, cpu, P:D or part of a name (default: $OFFDIAG_DEVICE, then auto)"),
     OD_OPT_CHOICE(T, kernels, "kernels", family_names, "kernel family"),
     OD_OPT_INT(T, memory, "memory", 0, 1e9, "device memory to use, in MiB; 0: most of what there is"),
     OD_OPT_INT(T, checkpoint_every, "checkpoint-every", 0, 1e9, "steps between checkpoints, besides each epoch's end"),
@@ -193,7 +197,8 @@ od_status od_train_config_check(const od_train_config *c) {
                        near ? near : "");
     }
     if (c->micro_batch && (c->micro_batch < 2 || c->batch % c->micro_batch))
-        return od_fail(OD_ERR_USAGE, "--micro-batch %d must be at least 2 and divide --batch %d", c->micro_batch, c->batch);
+        return od_fail(OD_ERR_USAGE, "--micro-batch %d must be at least 2 and divide --batch %d", c->micro_batch,
+                       c->batch);
     if (!c->out[0])
         return od_fail(OD_ERR_USAGE, "--out: needs a directory for the run");
     return OD_OK;
@@ -217,7 +222,8 @@ void od_train_model_config(od_model_config *out, const od_train_config *c, int i
 
 /* What a resumed run may change: where and how it runs, not what it computes. */
 static bool may_change(const char *name) {
-    static const char *const names[] = {"data", "out", "device", "kernels", "memory", "checkpoint-every", "resume", "quiet"};
+    static const char *const names[] = {"data",   "out",  "device", "kernels", "memory", "checkpoint-every",
+                                        "resume", "quiet"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(names[i], name) == 0)
             return true;

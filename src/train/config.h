@@ -20,7 +20,8 @@ const char *od_train_config_difference(const od_train_config *a, const od_train_
 
 extern const char *const od_augment_names[];
 /* The named policy with the data set's mean and std; crop_min > 0 replaces its smallest crop area. */
-void od_augment_policy_named(od_augment_policy *policy, int name, double crop_min, const float mean[3], const float std[3]);
+void od_augment_policy_named(od_augment_policy *policy, int name, double crop_min, const float mean[3],
+                             const float std[3]);
 
 /* The run's options as the model's. image_side is the data set's, after down-sampling. */
 void od_train_model_config(od_model_config *out, const od_train_config *config, int image_side);

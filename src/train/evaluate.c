@@ -38,8 +38,8 @@ static od_status rank_of_features(od_span features, int n, int d, double *rank) 
 }
 
 /* Votes and counts; bank (bank, d) and queries (queries, d) have unit rows. */
-static od_status vote(od_device *device, const od_knn_shape *shape, od_span queries, od_span bank, const od_dataset *dataset,
-                      double *accuracy) {
+static od_status vote(od_device *device, const od_knn_shape *shape, od_span queries, od_span bank,
+                      const od_dataset *dataset, double *accuracy) {
     od_buffer *labels = NULL;
     int32_t *predicted = malloc((size_t)shape->queries * sizeof *predicted);
     od_status status = OD_OK;

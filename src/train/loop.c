@@ -1,5 +1,5 @@
-/* The training loop. Read from train_step: batch -> two views -> encoder, projector, head, loss, backward (siamese.c) ->
- * optimiser, EMA -> losses to the host now and then -> evaluation, metrics and checkpoint at each epoch's end. */
+/* The training loop. Read from train_step: batch -> two views -> encoder, projector, head, loss, backward (siamese.c)
+ * -> optimiser, EMA -> losses to the host now and then -> evaluation, metrics and checkpoint at each epoch's end. */
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -26,13 +26,13 @@ typedef struct trainer {
     od_model *model;
     od_run run;
     od_progress progress;
-    uint64_t total;    /* steps of the whole run */
-    uint64_t batches;  /* steps of an epoch */
-    int parts;         /* micro-batches of a batch */
-    od_span losses;    /* (LOSS_SLOTS) */
-    int waiting;       /* losses there */
-    double flushed;    /* when they were read last */
-    bool warned;       /* of a collapse */
+    uint64_t total;   /* steps of the whole run */
+    uint64_t batches; /* steps of an epoch */
+    int parts;        /* micro-batches of a batch */
+    od_span losses;   /* (LOSS_SLOTS) */
+    int waiting;      /* losses there */
+    double flushed;   /* when they were read last */
+    bool warned;      /* of a collapse */
     od_train_result *result;
 } trainer;
 
@@ -105,8 +105,8 @@ static od_status build_model(trainer *t) {
     for (;;) {
         status = od_model_create(t->device, &model_config, micro, &t->model);
         if (!status)
-            status = od_views_create(&t->views, t->device, t->dataset, &policy, model_config.image_size, c->batch, micro,
-                                     c->seed);
+            status = od_views_create(&t->views, t->device, t->dataset, &policy, model_config.image_size, c->batch,
+                                     micro, c->seed);
         if (status != OD_ERR_DEVICE_MEMORY || c->micro_batch || !smaller_part(c->batch, micro))
             break;
         od_views_destroy(&t->views);
@@ -118,8 +118,10 @@ static od_status build_model(trainer *t) {
         return status;
     t->parts = c->batch / micro;
     if (t->parts > 1 && !c->micro_batch)
-        od_progress_line(&t->progress, "The batch of %d does not fit this device's memory: it runs in %d parts of %d, with "
-                         "batch-norm statistics per part.", c->batch, t->parts, micro);
+        od_progress_line(&t->progress,
+                         "The batch of %d does not fit this device's memory: it runs in %d parts of %d, with "
+                         "batch-norm statistics per part.",
+                         c->batch, t->parts, micro);
     return od_span_create(t->device, LOSS_SLOTS, &t->losses);
 }
 
@@ -127,10 +129,11 @@ static od_status build_model(trainer *t) {
 static json_t *about_run(const trainer *t) {
     const od_device_info *d = od_device_get_info(t->device);
     return json_pack("{s:s, s:s, s:{s:s, s:s, s:s, s:s, s:s, s:s}, s:s, s:i, s:i, s:I, s:I, s:I, s:i}", "version",
-                     OD_VERSION, "commit", OD_GIT_COMMIT, "device", "id", d->id, "name", d->name, "platform", d->platform,
-                     "driver", d->driver, "opencl", d->version, "kernels", od_family_name(od_device_family(t->device)),
-                     "data_dir", t->dataset->dir, "train_images", t->dataset->train.n, "test_images", t->dataset->test.n,
-                     "parameters", (json_int_t)od_param_table_stored_count(od_model_params(t->model)), "steps_per_epoch",
+                     OD_VERSION, "commit", OD_GIT_COMMIT, "device", "id", d->id, "name", d->name, "platform",
+                     d->platform, "driver", d->driver, "opencl", d->version, "kernels",
+                     od_family_name(od_device_family(t->device)), "data_dir", t->dataset->dir, "train_images",
+                     t->dataset->train.n, "test_images", t->dataset->test.n, "parameters",
+                     (json_int_t)od_param_table_stored_count(od_model_params(t->model)), "steps_per_epoch",
                      (json_int_t)t->batches, "steps", (json_int_t)t->total, "micro_batch", t->views.micro);
 }
 
@@ -140,11 +143,12 @@ static od_status resume_state(trainer *t, const od_safetensors *file) {
         return status;
     uint64_t step = t->info.progress.step;
     if (step > t->total)
-        return od_fail(OD_ERR_FORMAT, "%s: at step %llu of a run of %llu steps", t->run.checkpoint, (unsigned long long)step,
-                       (unsigned long long)t->total);
+        return od_fail(OD_ERR_FORMAT, "%s: at step %llu of a run of %llu steps", t->run.checkpoint,
+                       (unsigned long long)step, (unsigned long long)t->total);
     const char *device = od_device_get_info(t->device)->name;
     if (strcmp(device, t->info.device) != 0)
-        od_progress_line(&t->progress, "This run began on another device (%s): it goes on within tolerance, not bit for bit.",
+        od_progress_line(&t->progress,
+                         "This run began on another device (%s): it goes on within tolerance, not bit for bit.",
                          t->info.device);
     return od_loader_seek(t->loader, (uint32_t)(step / t->batches), (uint32_t)(step % t->batches));
 }
@@ -159,14 +163,16 @@ static od_status flush_losses(trainer *t) {
     for (int i = 0; i < t->waiting && !status; i++) {
         uint64_t step = p->step - (uint64_t)t->waiting + (uint64_t)i + 1;
         if (!isfinite(host[i]))
-            return od_fail(OD_ERR_NUMERIC, "the loss became %f at step %llu; the last good checkpoint stays in %s (a smaller "
-                           "--lr or --head-lr may help)", host[i], (unsigned long long)step, t->run.dir);
+            return od_fail(OD_ERR_NUMERIC,
+                           "the loss became %f at step %llu; the last good checkpoint stays in %s (a smaller "
+                           "--lr or --head-lr may help)",
+                           host[i], (unsigned long long)step, t->run.dir);
         od_sgd_config rates = od_schedule_at(&t->info.config, step - 1, t->total);
         p->epoch_loss_sum += host[i];
         p->epoch_loss_count++;
         t->result->loss = host[i];
-        status = od_run_log(&t->run, json_pack("{s:s, s:I, s:f, s:f, s:f}", "event", "step", "step", (json_int_t)step, "loss",
-                                               host[i], "lr", rates.lr, "head_lr", rates.head_lr));
+        status = od_run_log(&t->run, json_pack("{s:s, s:I, s:f, s:f, s:f}", "event", "step", "step", (json_int_t)step,
+                                               "loss", host[i], "lr", rates.lr, "head_lr", rates.head_lr));
     }
     t->waiting = 0;
     t->flushed = od_now();
@@ -179,12 +185,14 @@ static od_status check_weights(trainer *t) {
     od_status status = od_span_create(t->device, 1, &count);
     if (status)
         return status;
-    if (!(status = od_count_nonfinite(t->device, count, od_model_get_arenas(t->model).value, od_model_params(t->model)->count)))
+    if (!(status = od_count_nonfinite(t->device, count, od_model_get_arenas(t->model).value,
+                                      od_model_params(t->model)->count)))
         status = od_span_read(count, &bad, 1);
     od_buffer_release(count.buffer);
     if (!status && bad > 0)
-        status = od_fail(OD_ERR_NUMERIC, "%.0f weights are not finite after step %llu; the last good checkpoint stays in %s", bad,
-                         (unsigned long long)t->info.progress.step, t->run.dir);
+        status =
+            od_fail(OD_ERR_NUMERIC, "%.0f weights are not finite after step %llu; the last good checkpoint stays in %s",
+                    bad, (unsigned long long)t->info.progress.step, t->run.dir);
     return status;
 }
 
@@ -233,23 +241,25 @@ static od_status log_epoch(trainer *t, uint64_t epoch, double accuracy, double f
     char knn_text[32] = "-";
     if (isfinite(accuracy))
         snprintf(knn_text, sizeof knn_text, "%.2f %%", 100 * accuracy);
-    od_progress_line(&t->progress, "epoch %llu  step %llu  loss %.4f  kNN %s  effective rank %.1f  |offdiag| %.3f  %.0f images/s",
-                     (unsigned long long)epoch, (unsigned long long)p->step, loss, knn_text, c->effective_rank, norm, rate);
+    od_progress_line(
+        &t->progress, "epoch %llu  step %llu  loss %.4f  kNN %s  effective rank %.1f  |offdiag| %.3f  %.0f images/s",
+        (unsigned long long)epoch, (unsigned long long)p->step, loss, knn_text, c->effective_rank, norm, rate);
     int limit = t->views.micro < t->info.config.proj_dim ? t->views.micro : t->info.config.proj_dim;
     if (!t->warned && c->effective_rank < 0.1 * limit) {
-        od_progress_line(&t->progress, "The projections use %.1f of %d directions: this run is collapsing.", c->effective_rank,
-                         t->info.config.proj_dim);
+        od_progress_line(&t->progress, "The projections use %.1f of %d directions: this run is collapsing.",
+                         c->effective_rank, t->info.config.proj_dim);
         t->warned = true;
     }
     t->result->effective_rank = c->effective_rank;
     t->result->z_std = c->z_std;
     t->result->images_per_s = rate;
-    return od_run_log(&t->run, json_pack("{s:s, s:I, s:I, s:o, s:o, s:f, s:o, s:f, s:f, s:f, s:f, s:f, s:f}", "event", "epoch",
-                                         "epoch", (json_int_t)epoch, "step", (json_int_t)p->step, "loss",
-                                         number_or_null(loss), "knn", number_or_null(accuracy), "effective_rank",
-                                         c->effective_rank, "feature_rank", number_or_null(feature_rank), "z_std", c->z_std,
-                                         "participation_ratio", c->participation, "mean_correlation", c->mean_correlation,
-                                         "offdiag_norm", norm, "offdiag_max", largest, "images_per_s", rate));
+    return od_run_log(&t->run,
+                      json_pack("{s:s, s:I, s:I, s:o, s:o, s:f, s:o, s:f, s:f, s:f, s:f, s:f, s:f}", "event", "epoch",
+                                "epoch", (json_int_t)epoch, "step", (json_int_t)p->step, "loss", number_or_null(loss),
+                                "knn", number_or_null(accuracy), "effective_rank", c->effective_rank, "feature_rank",
+                                number_or_null(feature_rank), "z_std", c->z_std, "participation_ratio",
+                                c->participation, "mean_correlation", c->mean_correlation, "offdiag_norm", norm,
+                                "offdiag_max", largest, "images_per_s", rate));
 }
 
 static od_status finish_epoch(trainer *t) {
@@ -328,11 +338,12 @@ static void describe(trainer *t) {
                      od_family_name(od_device_family(t->device)));
     od_progress_line(&t->progress, "Data: %s, %d training and %d test images of %dx%d", c->dataset, t->dataset->train.n,
                      t->dataset->test.n, t->dataset->h, t->dataset->w);
-    od_progress_line(&t->progress, "Model: %s width %d, %zu parameters; %s, head %s, %s loss", od_encoder_names[c->encoder],
-                     od_train_width(c), od_param_table_stored_count(od_model_params(t->model)), od_method_name(c->method),
+    od_progress_line(&t->progress, "Model: %s width %d, %zu parameters; %s, head %s, %s loss",
+                     od_encoder_names[c->encoder], od_train_width(c),
+                     od_param_table_stored_count(od_model_params(t->model)), od_method_name(c->method),
                      od_head_name(c->head), od_loss_name(c->loss));
-    od_progress_line(&t->progress, "Run: %s, %llu steps of %d images, %llu an epoch", c->out, (unsigned long long)t->total,
-                     c->batch, (unsigned long long)t->batches);
+    od_progress_line(&t->progress, "Run: %s, %llu steps of %d images, %llu an epoch", c->out,
+                     (unsigned long long)t->total, c->batch, (unsigned long long)t->batches);
 }
 
 /* From an open device to a model at the right step. */
@@ -346,8 +357,8 @@ static od_status prepare(trainer *t) {
             return status;
         const char *differs = od_train_config_difference(&t->info.config, &asked);
         if (differs) {
-            status = od_fail(OD_ERR_USAGE, "--%s differs from the run in %s, which --resume continues as it was", differs,
-                             t->run.dir);
+            status = od_fail(OD_ERR_USAGE, "--%s differs from the run in %s, which --resume continues as it was",
+                             differs, t->run.dir);
             goto out;
         }
         t->info.config = asked;
@@ -375,8 +386,8 @@ static od_status evaluate_before(trainer *t) {
     if (p->step == 0) {
         if ((status = knn(t, &p->knn_before, &rank)))
             return status;
-        status = od_run_log(&t->run, json_pack("{s:s, s:i, s:f, s:f}", "event", "start", "step", 0, "knn", p->knn_before,
-                                               "feature_rank", rank));
+        status = od_run_log(&t->run, json_pack("{s:s, s:i, s:f, s:f}", "event", "start", "step", 0, "knn",
+                                               p->knn_before, "feature_rank", rank));
         od_progress_line(&t->progress, "Before training: kNN %.2f %%", 100 * p->knn_before);
     }
     t->result->knn_before = p->knn_before;

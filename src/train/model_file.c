@@ -47,14 +47,14 @@ static od_status open_loaded(loaded *l, const char *path, const char *device, od
         goto out;
     if (l->dataset->h != info->image_side || l->dataset->c != info->channels || l->dataset->classes != info->classes) {
         status = od_fail(OD_ERR_FORMAT, "%s: trained on %dx%d images with %d channels; %s has %dx%d with %d", file_path,
-                         info->image_side, info->image_side, info->channels, l->dataset->dir, l->dataset->h, l->dataset->w,
-                         l->dataset->c);
+                         info->image_side, info->image_side, info->channels, l->dataset->dir, l->dataset->h,
+                         l->dataset->w, l->dataset->c);
         goto out;
     }
     od_split_limit(&l->dataset->train, (size_t)info->config.limit);
     od_augment_policy_named(&policy, info->config.augment, info->config.crop_min, info->mean, info->std);
-    status = od_views_create(&l->views, l->device, l->dataset, &policy, model_config.image_size, 2 * EVAL_ROWS, EVAL_ROWS,
-                             info->config.seed);
+    status = od_views_create(&l->views, l->device, l->dataset, &policy, model_config.image_size, 2 * EVAL_ROWS,
+                             EVAL_ROWS, info->config.seed);
 out:
     od_safetensors_close(file);
     free(file_path);
@@ -136,8 +136,10 @@ od_status od_evaluate(const char *path, const od_eval_options *o, od_eval_result
 
 /* ---- export ----------------------------------------------------------------------------------------------------- */
 
-/* Copies the file's backbone tensors into the writer without their prefix. Each *host[i] lives until the file is written. */
-static od_status export_tensors(od_safetensors_writer *writer, const od_safetensors *file, uint64_t steps, void **host) {
+/* Copies the file's backbone tensors into the writer without their prefix. Each *host[i] lives until the file is
+ * written. */
+static od_status export_tensors(od_safetensors_writer *writer, const od_safetensors *file, uint64_t steps,
+                                void **host) {
     static const char prefix[] = "backbone.";
     static int64_t batches;
     batches = (int64_t)steps * 2; /* each view moved the statistics once */

@@ -1,4 +1,5 @@
-/* What a person sees on stderr while a run goes on: a bar on a terminal, a line an epoch elsewhere, nothing when quiet. */
+/* What a person sees on stderr while a run goes on: a bar on a terminal, a line an epoch elsewhere, nothing when quiet.
+ */
 #ifndef TRAIN_PROGRESS_H
 #define TRAIN_PROGRESS_H
 

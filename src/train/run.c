@@ -1,5 +1,6 @@
 #include "train/run.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -19,14 +20,29 @@ static od_status lock_dir(od_run *run) {
     run->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (run->lock < 0)
         status = od_fail(OD_ERR_IO, "%s: cannot write here: %s", path, strerror(errno));
-    else if (flock(run->lock, LOCK_EX | LOCK_NB))
+    else if (flock(run->lock, LOCK_EX | LOCK_NB)) {
         status = od_fail(OD_ERR_IO, "%s: another run is writing into this directory", run->dir);
+        close(run->lock);
+        run->lock = -1;
+    }
     free(path);
     return status;
 }
 
+/* We hold the lock, so a file that was to replace one of the run's has no writer any more. */
+static void remove_leftovers(const od_run *run) {
+    DIR *dir = opendir(run->dir);
+    if (!dir)
+        return;
+    for (const struct dirent *e = readdir(dir); e; e = readdir(dir))
+        if (strncmp(e->d_name, "checkpoint.safetensors.tmp-", 27) == 0 ||
+            strncmp(e->d_name, "metrics.jsonl.tmp-", 18) == 0 || strncmp(e->d_name, "config.json.tmp-", 16) == 0)
+            (void)unlinkat(dirfd(dir), e->d_name, 0);
+    (void)closedir(dir);
+}
+
 od_status od_run_open(od_run *run, const od_train_config *config) {
-    *run = (od_run){.lock = -1};
+    *run = (od_run){.lock = -1, .made = access(config->out, F_OK) != 0};
     od_status status = od_dir_make(config->out);
     if (status)
         return status;
@@ -37,15 +53,27 @@ od_status od_run_open(od_run *run, const od_train_config *config) {
     if (!run->dir || !run->checkpoint || !run->metrics_path || !run->config_path)
         status = od_fail(OD_ERR_MEMORY, "no memory for the run's paths");
     else if (!(status = lock_dir(run)) && !config->resume && access(run->checkpoint, F_OK) == 0)
-        status = od_fail(OD_ERR_USAGE, "%s holds a run already: --resume continues it, another --out keeps it", run->dir);
+        status =
+            od_fail(OD_ERR_USAGE, "%s holds a run already: --resume continues it, another --out keeps it", run->dir);
     if (status)
         od_run_close(run);
+    else
+        remove_leftovers(run);
     return status;
+}
+
+static void remove_made(const od_run *run) {
+    char *path = od_path_join(run->dir, ".lock");
+    if (path && unlink(path) == 0)
+        (void)rmdir(run->dir);
+    free(path);
 }
 
 void od_run_close(od_run *run) {
     if (run->metrics)
         fclose(run->metrics);
+    if (run->made && run->dir && run->lock >= 0)
+        remove_made(run);
     if (run->lock >= 0)
         close(run->lock);
     free(run->dir);
@@ -55,11 +83,12 @@ void od_run_close(od_run *run) {
     *run = (od_run){.lock = -1};
 }
 
-od_status od_run_write_config(const od_run *run, const od_train_config *config, json_t *about) {
+od_status od_run_write_config(od_run *run, const od_train_config *config, json_t *about) {
     json_t *options = od_train_config_to_json(config);
     json_t *document = options ? json_pack("{s:O, s:O}", "options", options, "run", about) : NULL;
-    od_status status =
-        document ? od_json_write_atomic(run->config_path, document) : od_fail(OD_ERR_MEMORY, "no memory for config.json");
+    od_status status = document ? od_json_write_atomic(run->config_path, document)
+                                : od_fail(OD_ERR_MEMORY, "no memory for config.json");
+    run->made = run->made && status != OD_OK;
     json_decref(document);
     json_decref(options);
     return status;

@@ -5,7 +5,8 @@
 #include "offdiag/train.h"
 
 /* Rates for step 0..total-1: linear warm-up (both), then the encoder's decays by a half cosine over the whole run while
- * the head's stays (solo-learn and SimSiam: a constant predictor rate). tau rises from ema to 1 by a half cosine (BYOL). */
+ * the head's stays (solo-learn and SimSiam: a constant predictor rate). tau rises from ema to 1 by a half cosine
+ * (BYOL). */
 od_sgd_config od_schedule_at(const od_train_config *config, uint64_t step, uint64_t total);
 
 #endif

@@ -50,7 +50,8 @@ od_status od_views_make(od_views *v, int first, int n, uint32_t epoch) {
 od_status od_views_plain(od_views *v, const od_split *split, int first, int n) {
     od_augment_shape shape = {.n = n, .h = v->h, .w = v->w, .c = v->c, .size = v->size};
     if (n > 2 * v->micro || n > v->capacity || first < 0 || n > split->n - first)
-        return od_fail(OD_ERR_ARGUMENT, "images %d to %d of %d for buffers of %d", first, first + n, split->n, v->capacity);
+        return od_fail(OD_ERR_ARGUMENT, "images %d to %d of %d for buffers of %d", first, first + n, split->n,
+                       v->capacity);
     od_status status = od_buffer_write(v->images, 0, split->images + first * image_bytes(v), n * image_bytes(v));
     return status ? status : od_augment_none(v->device, &shape, &v->policy, v->x, v->images, 0);
 }

@@ -10,10 +10,10 @@ typedef struct od_views {
     od_device *device;
     od_augment_policy policy;
     uint64_t seed;
-    int h, w, c, size;      /* images (h, w, c) uint8 -> views (size, size, 4) */
-    int capacity;           /* images that fit the buffers */
+    int h, w, c, size;       /* images (h, w, c) uint8 -> views (size, size, 4) */
+    int capacity;            /* images that fit the buffers */
     od_buffer *images, *ids; /* (capacity, h, w, c) uint8, (capacity) uint32 */
-    od_span x;              /* (2 * micro, size, size, 4) */
+    od_span x;               /* (2 * micro, size, size, 4) */
     int micro;
 } od_views;
 

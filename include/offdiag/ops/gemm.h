@@ -12,9 +12,10 @@ typedef struct od_gemm_shape {
     int lda, ldb, ldc;
 } od_gemm_shape;
 
-/* beta 0 never reads C (which may hold NaN). C must not overlap A or B. Variants: own CPU and GPU kernels, CLBlast where
- * it was built in and passed its check on this device, ref. */
-od_status od_gemm(od_device *device, const od_gemm_shape *shape, od_span c, od_span a, od_span b, float alpha, float beta);
+/* beta 0 never reads C (which may hold NaN). C must not overlap A or B. Variants: own CPU and GPU kernels, CLBlast
+ * where it was built in and passed its check on this device, ref. */
+od_status od_gemm(od_device *device, const od_gemm_shape *shape, od_span c, od_span a, od_span b, float alpha,
+                  float beta);
 
 /* The same through one named variant ("ref", "cpu", "gpu", "clblast"): for tests and benchmarks.
  * OD_ERR_UNSUPPORTED with the variant's reason when it refuses. */
@@ -24,7 +25,8 @@ od_status od_gemm_variant(od_device *device, const char *variant, const od_gemm_
 const char *const *od_gemm_variants(void);
 
 /* Linear layer: w (in, out), y (rows, out) = x (rows, in) w + bias (out); bias may be OD_NO_SPAN. */
-od_status od_linear_forward(od_device *device, od_span y, od_span x, od_span w, od_span bias, int rows, int in, int out);
+od_status od_linear_forward(od_device *device, od_span y, od_span x, od_span w, od_span bias, int rows, int in,
+                            int out);
 /* dx (rows, in), dw (in, out), dbias (out): each may be OD_NO_SPAN; accumulate adds to dw and dbias. */
 od_status od_linear_backward(od_device *device, od_span dx, od_span dw, od_span dbias, od_span dy, od_span x, od_span w,
                              int rows, int in, int out, bool accumulate);

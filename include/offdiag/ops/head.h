@@ -1,5 +1,5 @@
-/* The off-diagonal prediction head of Wen & Li 2022: p = z W with W = I + offdiag(V). V (d, d) is kept, W is made from it,
- * so that weight decay, momentum, EMA and clipping cannot touch the diagonal. */
+/* The off-diagonal prediction head of Wen & Li 2022: p = z W with W = I + offdiag(V). V (d, d) is kept, W is made from
+ * it, so that weight decay, momentum, EMA and clipping cannot touch the diagonal. */
 #ifndef OFFDIAG_OPS_HEAD_H
 #define OFFDIAG_OPS_HEAD_H
 

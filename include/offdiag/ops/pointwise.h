@@ -26,12 +26,14 @@ od_status od_avgpool_forward(od_device *device, od_span y, od_span x, int n, int
 od_status od_avgpool_backward(od_device *device, od_span dx, od_span dy, int n, int h, int w, int c);
 
 typedef struct od_pool_shape {
-    int h, w, c;             /* input */
-    int size, stride, pad;   /* 3, 2, 1 in ResNet's ImageNet stem */
+    int h, w, c;           /* input */
+    int size, stride, pad; /* 3, 2, 1 in ResNet's ImageNet stem */
 } od_pool_shape;
 /* Max pooling: y (N, Hout, Wout, C); argmax (same shape, int32 in a float buffer's place) is the input's pixel index
  * h*W + w, the first one of equals. Backward gathers: no atomics. Padding never wins. */
-od_status od_maxpool_forward(od_device *device, const od_pool_shape *shape, od_span y, od_span argmax, od_span x, int n);
-od_status od_maxpool_backward(od_device *device, const od_pool_shape *shape, od_span dx, od_span dy, od_span argmax, int n);
+od_status od_maxpool_forward(od_device *device, const od_pool_shape *shape, od_span y, od_span argmax, od_span x,
+                             int n);
+od_status od_maxpool_backward(od_device *device, const od_pool_shape *shape, od_span dx, od_span dy, od_span argmax,
+                              int n);
 
 #endif
