@@ -3,7 +3,7 @@
 
 static inline void sum_columns(__global float *partial, const __global float *x, uint rows, uint c, const uint nv,
                                const uint lanes, __local vec *scratch) {
-    vec sum[NV];
+    vec sum[WIDE];
     for (uint k = 0; k < nv; k++)
         sum[k] = ZERO;
     for (uint r = ROW_LANE; r < rows; r += TY)

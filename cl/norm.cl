@@ -16,7 +16,7 @@ static inline vec reciprocal_std(vec variance, float eps) {
 
 static inline void chunk_stats(__global float *partial, const __global float *x, const __global float *first_row,
                                uint rows, uint c, const uint nv, const uint lanes, __local vec *scratch) {
-    vec pivot[NV], mean[NV], m2[NV];
+    vec pivot[WIDE], mean[WIDE], m2[WIDE];
     for (uint k = 0; k < nv; k++) {
         pivot[k] = load(first_row + k * V, lanes);
         mean[k] = m2[k] = ZERO;
@@ -96,7 +96,7 @@ static inline void chunk_apply(__global float *y, const __global float *x, const
                                const __global float *mean_, const __global float *spread, const __global float *gamma,
                                const __global float *beta, uint rows, uint c, float eps, uint flags, const uint nv,
                                const uint lanes) {
-    vec mean[NV], slope[NV], shift[NV];
+    vec mean[WIDE], slope[WIDE], shift[WIDE];
     for (uint k = 0; k < nv; k++) {
         mean[k] = load(mean_ + k * V, lanes);
         slope[k] = load(spread + k * V, lanes);
@@ -147,7 +147,7 @@ static inline vec masked(const __global float *dy, const __global float *y, ulon
 static inline void chunk_grads(__global float *partial, const __global float *dy, const __global float *y,
                                const __global float *x, const __global float *saved, uint rows, uint c, uint flags,
                                const uint nv, const uint lanes, __local vec *scratch) {
-    vec mean[NV], sum[NV], product[NV];
+    vec mean[WIDE], sum[WIDE], product[WIDE];
     for (uint k = 0; k < nv; k++) {
         mean[k] = load(saved + k * V, lanes);
         sum[k] = product[k] = ZERO;
@@ -225,7 +225,7 @@ static inline void chunk_dx(__global float *dx, __global float *d_residual, cons
                             const __global float *y, const __global float *x, const __global float *saved,
                             const __global float *sums, const __global float *gamma, uint rows, float inverse_rows,
                             uint c, uint flags, const uint nv, const uint lanes) {
-    vec mean[NV], slope[NV], mean_g[NV], tilt[NV];
+    vec mean[WIDE], slope[WIDE], mean_g[WIDE], tilt[WIDE];
     for (uint k = 0; k < nv; k++) {
         vec rstd = load(saved + c + k * V, lanes);
         mean[k] = load(saved + k * V, lanes);
