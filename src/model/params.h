@@ -10,6 +10,5 @@ od_status od_param_add_conv(od_param_table *table, const char *prefix, const cha
 od_status od_param_add_linear(od_param_table *table, const char *prefix, const char *suffix, int in, int out,
                               size_t *offset);
 od_status od_param_add_vector(od_param_table *table, const char *prefix, const char *suffix, int c, size_t *offset);
-void od_param_table_free(od_param_table *table);
 
 #endif

@@ -196,12 +196,52 @@ out:
     return status;
 }
 
+static void shape_text(char *to, size_t size, const size_t *shape, int rank) {
+    size_t used = (size_t)snprintf(to, size, "(");
+    for (int i = 0; i < rank && used < size; i++)
+        used += (size_t)snprintf(to + used, size - used, "%s%zu", i ? ", " : "", shape[i]);
+    if (used < size)
+        snprintf(to + used, size - used, ")");
+}
+
+/* The file's tensor `name` must be what p is. */
+static od_status check_tensor(const od_safetensors *file, const char *path, const char *name, const od_param *p) {
+    size_t shape[4];
+    char wanted[128], found[256];
+    int rank = stored_shape(p, shape);
+    const od_tensor *t = od_safetensors_find(file, name);
+    shape_text(wanted, sizeof wanted, shape, rank);
+    if (!t)
+        return od_fail(OD_ERR_FORMAT, "%s: tensor '%s': expected F32 %s, found none", path, name, wanted);
+    shape_text(found, sizeof found, t->shape, t->rank);
+    if (t->dtype != OD_F32 || t->rank != rank || memcmp(t->shape, shape, rank * sizeof *shape) != 0)
+        return od_fail(OD_ERR_FORMAT, "%s: tensor '%s': expected F32 %s, found %s %s", path, name, wanted,
+                       od_dtype_name(t->dtype), found);
+    return OD_OK;
+}
+
+/* Every tensor of the model that the options describe must be there. */
+static od_status check_model(const od_safetensors *file, const char *path, const od_checkpoint_info *info) {
+    od_model_config config;
+    od_param_table tables[2];
+    od_train_model_config(&config, &info->config, info->image_side);
+    od_status status = od_model_tables(&config, &tables[0], &tables[1]);
+    if (status)
+        return od_fail_in(status, "%s: ", path);
+    for (int i = 0; i < 2; i++)
+        for (size_t j = 0; j < tables[i].size && !status; j++)
+            status = check_tensor(file, path, tables[i].rows[j].name, &tables[i].rows[j]);
+    od_param_table_free(&tables[0]);
+    od_param_table_free(&tables[1]);
+    return status;
+}
+
 od_status od_checkpoint_open(const char *path, od_safetensors **file, od_checkpoint_info *info) {
     *info = (od_checkpoint_info){0};
     od_status status = od_safetensors_open(path, file);
     if (status)
         return status;
-    if ((status = read_metadata(*file, path, info))) {
+    if ((status = read_metadata(*file, path, info)) || (status = check_model(*file, path, info))) {
         od_safetensors_close(*file);
         *file = NULL;
     }
@@ -219,19 +259,11 @@ static od_status load_section(const od_safetensors *file, const char *path, cons
     for (size_t i = 0; i < s->table->size; i++) {
         const od_param *p = &s->table->rows[i];
         char name[160];
-        size_t shape[4];
         if (!in_section(s, p))
             continue;
         snprintf(name, sizeof name, "%s%s", s->prefix, p->name);
-        int rank = stored_shape(p, shape);
-        const od_tensor *t = od_safetensors_find(file, name);
-        if (t && (t->rank != rank || memcmp(t->shape, shape, rank * sizeof *shape) != 0)) {
-            status = od_fail(OD_ERR_FORMAT,
-                             "%s: tensor %s has another shape than this model's (rank %d, %zu values expected)", path,
-                             name, rank, od_param_stored_count(p));
-            goto out;
-        }
-        if ((status = od_safetensors_read_as(file, name, OD_F32, od_param_stored_count(p), stored)))
+        if ((status = check_tensor(file, path, name, p)) ||
+            (status = od_safetensors_read_as(file, name, OD_F32, od_param_stored_count(p), stored)))
             goto out;
         od_param_from_stored(p, arena + p->offset, stored);
     }

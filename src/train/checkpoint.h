@@ -32,6 +32,7 @@ od_status od_checkpoint_save(const char *path, const od_checkpoint_info *info, c
 
 /* A run directory or a file -> the file's path (malloc'd). */
 od_status od_checkpoint_path(const char *run_or_file, char **path);
+/* Open a checkpoint that holds all of the model it describes; needs no device. */
 od_status od_checkpoint_open(const char *path, od_safetensors **file, od_checkpoint_info *info);
 /* Into a model built with info's configuration. training: momentum and target too. */
 od_status od_checkpoint_load(const od_safetensors *file, const char *path, od_model *model, bool training);
