@@ -35,7 +35,9 @@ __kernel void maxpool_forward(__global float *y, ulong y_offset, __global int *a
     const int pixel = (int)get_global_id(1);
     if (channel >= (ulong)c || pixel >= pixels_out)
         return;
-    const int top = pixel / w_out * stride - pad, left = pixel % w_out * stride - pad;
+    /* Remainders as products: a pair of / and % becomes an instruction (freeze) that Oclgrind cannot run. */
+    const int p = pixel / w_out, q = pixel - p * w_out;
+    const int top = p * stride - pad, left = q * stride - pad;
     x += x_offset + image * h * w * c + channel;
     int best_at = -1;
     float best = 0.0f;
@@ -61,7 +63,7 @@ __kernel void maxpool_backward(__global float *dx, ulong dx_offset, __global con
     if (channel >= (ulong)c || pixel >= pixels)
         return;
     /* Window p covers row when p * stride <= row + pad < p * stride + size. */
-    const int row = pixel / w + pad, column = pixel % w + pad;
+    const int row_in = pixel / w, row = row_in + pad, column = pixel - row_in * w + pad;
     const int p_begin = row < size ? 0 : (row - size) / stride + 1, p_end = min(row / stride + 1, h_out);
     const int q_begin = column < size ? 0 : (column - size) / stride + 1, q_end = min(column / stride + 1, w_out);
     const ulong base = image * h_out * w_out * c + channel;

@@ -7,12 +7,16 @@
 #include "ops/gemm_impl.h"
 #include "ops/variant.h"
 
+/* Whether CLBlast is worth its check: not on a CPU, nor on Oclgrind, a simulator that calls itself a GPU. */
+static bool clblast_wanted(const od_device *device) {
+    const od_device_info *info = od_device_get_info(device);
+    return od_device_family(device) == OD_FAMILY_GPU && info->type != OD_DEVICE_CPU &&
+           !strstr(info->platform, "Oclgrind");
+}
+
 static bool clblast_supports(const od_device *device, const void *shape, const char **why) {
     (void)shape;
-    if (od_device_get_info(device)->type == OD_DEVICE_CPU)
-        *why = "CLBlast's kernels are made for GPUs";
-    else
-        *why = od_gemm_clblast_refusal(device);
+    *why = clblast_wanted(device) ? od_gemm_clblast_refusal(device) : "CLBlast's kernels are made for GPUs";
     return *why == NULL;
 }
 
@@ -81,7 +85,7 @@ od_status od_gemm(od_device *device, const od_gemm_shape *shape, od_span c, od_s
     od_status status = make_call(&call, shape, c, a, b, alpha, beta);
     if (status != OD_OK)
         return status;
-    if (od_device_family(device) == OD_FAMILY_GPU)
+    if (clblast_wanted(device))
         od_gemm_clblast_check(device);
     return run(device, &variants[od_variant_choose(device, "gemm", variants, VARIANTS, shape)], &call);
 }

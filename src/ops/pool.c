@@ -93,7 +93,7 @@ od_status od_l2_normalize(od_device *device, od_span y, od_span x, int rows, int
     const od_family family = od_device_family(device);
     const size_t team = family == OD_FAMILY_GPU && od_device_get_info(device)->max_work_group >= 64 ? 64 : 1;
     const char *options = team == 64                ? "-DV=1 -DTEAM=64"
-                          : family == OD_FAMILY_CPU ? "-DV=16 -DTEAM=1"
+                          : family == OD_FAMILY_CPU ? "-DV=4 -DTEAM=1"
                                                     : "-DV=1 -DTEAM=1";
     od_kernel *kernel;
     od_status status = od_kernel_get(device, "normalize", options, "l2_normalize", &kernel);
