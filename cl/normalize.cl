@@ -1,5 +1,5 @@
 /* y (rows, c) = x / max(|x|, eps): a work-group of TEAM work-items a row. Lengths come from the row divided by its largest
- * element, so that squares neither overflow nor vanish. V, TEAM: vector.clh. */
+ * element, so that squares neither overflow nor vanish. V is 1 everywhere: Oclgrind crashes on wider sums. */
 #include "vector.clh"
 
 TEAM_KERNEL l2_normalize(__global float *y, ulong y_offset, const __global float *x, ulong x_offset, ulong c, float eps) {

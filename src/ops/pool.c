@@ -89,12 +89,10 @@ od_status od_maxpool_backward(od_device *device, const od_pool_shape *shape, od_
 od_status od_l2_normalize(od_device *device, od_span y, od_span x, int rows, int c, float eps) {
     if (rows < 0 || c < 1)
         return od_fail(OD_ERR_ARGUMENT, "l2_normalize: no rows of (%d, %d)", rows, c);
-    /* A row for one work-item with vectors on a CPU, for 64 work-items on a GPU. */
-    const od_family family = od_device_family(device);
-    const size_t team = family == OD_FAMILY_GPU && od_device_get_info(device)->max_work_group >= 64 ? 64 : 1;
-    const char *options = team == 64                ? "-DV=1 -DTEAM=64"
-                          : family == OD_FAMILY_CPU ? "-DV=4 -DTEAM=1"
-                                                    : "-DV=1 -DTEAM=1";
+    /* A row for 64 work-items on a GPU, for one elsewhere. */
+    const bool wide = od_device_family(device) == OD_FAMILY_GPU && od_device_get_info(device)->max_work_group >= 64;
+    const size_t team = wide ? 64 : 1;
+    const char *options = wide ? "-DV=1 -DTEAM=64" : "-DV=1 -DTEAM=1";
     od_kernel *kernel;
     od_status status = od_kernel_get(device, "normalize", options, "l2_normalize", &kernel);
     if (status != OD_OK)
