@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "od_config.h"
 #include "od_git.h"
@@ -155,6 +156,13 @@ static od_status resume_state(trainer *t, const od_safetensors *file) {
 
 /* ---- losses, metrics, checkpoint -------------------------------------------------------------------------------- */
 
+static od_status diverged(const trainer *t, uint64_t step, const char *what) {
+    bool saved = access(t->run.checkpoint, F_OK) == 0;
+    return od_fail(OD_ERR_NUMERIC, "%s at step %llu; %s %s (a smaller --lr or --head-lr may help)", what,
+                   (unsigned long long)step,
+                   saved ? "the last good checkpoint stays in" : "no checkpoint had been written yet to", t->run.dir);
+}
+
 /* Read the losses of the last steps, log them, and stop at the first that is no number. */
 static od_status flush_losses(trainer *t) {
     float host[LOSS_SLOTS];
@@ -163,10 +171,7 @@ static od_status flush_losses(trainer *t) {
     for (int i = 0; i < t->waiting && !status; i++) {
         uint64_t step = p->step - (uint64_t)t->waiting + (uint64_t)i + 1;
         if (!isfinite(host[i]))
-            return od_fail(OD_ERR_NUMERIC,
-                           "the loss became %f at step %llu; the last good checkpoint stays in %s (a smaller "
-                           "--lr or --head-lr may help)",
-                           host[i], (unsigned long long)step, t->run.dir);
+            return diverged(t, step, isnan(host[i]) ? "the loss became NaN" : "the loss became infinite");
         od_sgd_config rates = od_schedule_at(&t->info.config, step - 1, t->total);
         p->epoch_loss_sum += host[i];
         p->epoch_loss_count++;
@@ -179,26 +184,39 @@ static od_status flush_losses(trainer *t) {
     return status ? status : od_run_flush(&t->run);
 }
 
-static od_status check_weights(trainer *t) {
-    od_span count = OD_NO_SPAN;
-    float bad = 0;
-    od_status status = od_span_create(t->device, 1, &count);
-    if (status)
-        return status;
-    if (!(status = od_count_nonfinite(t->device, count, od_model_get_arenas(t->model).value,
-                                      od_model_params(t->model)->count)))
-        status = od_span_read(count, &bad, 1);
-    od_buffer_release(count.buffer);
-    if (!status && bad > 0)
-        status =
-            od_fail(OD_ERR_NUMERIC, "%.0f weights are not finite after step %llu; the last good checkpoint stays in %s",
-                    bad, (unsigned long long)t->info.progress.step, t->run.dir);
+/* What a checkpoint keeps must be finite: weights, but BN statistics and momentum overflow first. */
+static od_status check_finite(trainer *t) {
+    const od_model_arenas a = od_model_get_arenas(t->model);
+    size_t params = od_model_params(t->model)->count, stats = od_model_stats(t->model)->count;
+    const struct {
+        od_span span;
+        size_t count;
+    } kept[] = {{a.value, params},
+                {a.momentum, params},
+                {a.stats, stats},
+                {a.target_value, od_model_head_offset(t->model)},
+                {a.target_stats, stats}};
+    enum { KEPT = sizeof kept / sizeof *kept };
+    float bad[KEPT] = {0};
+    od_span counts = OD_NO_SPAN;
+    od_status status = od_span_create(t->device, KEPT, &counts);
+    if (!status)
+        status = od_span_zero(counts, KEPT);
+    for (size_t i = 0; i < KEPT && !status; i++)
+        if (kept[i].span.buffer)
+            status = od_count_nonfinite(t->device, od_span_at(counts, i), kept[i].span, kept[i].count);
+    if (!status)
+        status = od_span_read(counts, bad, KEPT);
+    od_buffer_release(counts.buffer);
+    for (size_t i = 0; i < KEPT && !status; i++)
+        if (bad[i] > 0)
+            status = diverged(t, t->info.progress.step, "weights, momentum or BN statistics became infinite or NaN");
     return status;
 }
 
 static od_status save_checkpoint(trainer *t) {
     od_status status = OD_OK;
-    if ((status = flush_losses(t)) || (status = check_weights(t)))
+    if ((status = flush_losses(t)) || (status = check_finite(t)))
         return status;
     return od_checkpoint_save(t->run.checkpoint, &t->info, t->model);
 }
