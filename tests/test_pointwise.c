@@ -164,6 +164,32 @@ Test(pointwise, sums) {
     }
 }
 
+/* Ones after 2^31, whose neighbours are 256 away: a plain accumulator stays there. An infinity stays one. */
+Test(pointwise, hard_sums) {
+    static const size_t counts[] = {1024, 16384};
+    for (size_t f = 0; f < OD_COUNT(families); f++) {
+        od_device *device = od_test_device(families[f]);
+        od_cases *cs = od_cases_begin(device);
+        for (size_t i = 0; i < OD_COUNT(counts); i++) {
+            size_t n = counts[i];
+            if (!od_case(cs, "hard sums family=%s n=%zu", od_family_name(families[f]), n))
+                continue;
+            float *x = od_case_alloc(cs, n * sizeof *x), out = 0;
+            for (size_t k = 0; k < n; k++)
+                x[k] = k ? 1 : 0x1p31F;
+            double ref = 0x1p31 + (double)(n - 1);
+            od_span sum = od_case_output(cs, "sum", 1);
+            od_case_ok(cs, od_sum(device, sum, od_case_input(cs, "x", x, n), n));
+            od_case_expect_constant(cs, sum, &ref, 1, 450);
+            x[n / 3] = 1e30F;
+            od_case_ok(cs, od_sum_squares(device, sum, od_case_input(cs, "large x", x, n), n));
+            OD_MUST(od_span_read(sum, &out, 1));
+            od_case_check(cs, isinf(out), "a sum of squares beyond float is %g", out);
+        }
+        od_cases_end(cs);
+    }
+}
+
 /* Past 16384 blocks they grow; and 17 million equal terms show an accumulator that loses the small ones. */
 Test(pointwise, long_sum) {
     od_device *device = od_test_device(OD_FAMILY_REF);
