@@ -22,7 +22,8 @@ od_status od_squared_error(od_device *device, od_span loss, od_span dp, od_span 
 
 /* Softmax cross-entropy of logits (rows, classes) with labels (rows, int32): loss = scale mean_i -log
  * softmax_i[label_i]; correct[0] = the number of rows whose largest logit (first of equals) is the label, as float;
- * dlogits and correct may be OD_NO_SPAN. A label outside [0, classes) contributes nothing and is not counted. */
+ * dlogits and correct may be OD_NO_SPAN. A label outside [0, classes) contributes nothing and is not counted as
+ * correct; the mean is over all rows. labels_offset is in elements. */
 od_status od_softmax_cross_entropy(od_device *device, od_span loss, od_span correct, od_span dlogits, od_span logits,
                                    od_buffer *labels, size_t labels_offset, int rows, int classes, float scale,
                                    bool accumulate);

@@ -29,7 +29,7 @@ typedef struct od_bn_fuse {
 od_status od_bn_forward(od_device *device, const od_bn_shape *shape, const od_bn_params *params, const od_bn_fuse *fuse,
                         od_span y, od_span saved, od_span x);
 
-/* Inference: statistics are the running ones. groups is ignored (all rows alike). */
+/* Inference: statistics are the running ones. All groups * rows rows are alike. */
 od_status od_bn_inference(od_device *device, const od_bn_shape *shape, const od_bn_params *params,
                           const od_bn_fuse *fuse, od_span y, od_span x);
 
