@@ -24,7 +24,7 @@
 /* panel (kc, COLUMNS) = op(B)[0..kc, 0..columns], zero beyond `columns`. */
 static ALWAYS_INLINE void pack_panel(__local float *panel, __global const float *b, ulong ldb, int columns, int kc) {
 #if TRANS_B
-    const int k4 = kc & ~3;
+    const int k4 = W >= 8 ? kc & ~3 : 0; /* blocks of 4 x 4, whose shuffles crash Oclgrind (there W is 4) */
     for (int j = 0; j < COLUMNS; j += 4) {
         if (j + 4 <= columns) {
             __global const float *row = b + (ulong)j * ldb;
@@ -32,12 +32,10 @@ static ALWAYS_INLINE void pack_panel(__local float *panel, __global const float 
                 const float4 r0 = vload4(0, row + kk), r1 = vload4(0, row + ldb + kk);
                 const float4 r2 = vload4(0, row + 2 * ldb + kk), r3 = vload4(0, row + 3 * ldb + kk);
                 __local float *to = panel + kk * COLUMNS + j;
-                const float8 low = (float8)(r0.s01, r1.s01, r2.s01, r3.s01);
-                const float8 high = (float8)(r0.s23, r1.s23, r2.s23, r3.s23);
-                vstore4(low.s0246, 0, to);
-                vstore4(low.s1357, 0, to + COLUMNS);
-                vstore4(high.s0246, 0, to + 2 * COLUMNS);
-                vstore4(high.s1357, 0, to + 3 * COLUMNS);
+                vstore4((float4)(r0.x, r1.x, r2.x, r3.x), 0, to);
+                vstore4((float4)(r0.y, r1.y, r2.y, r3.y), 0, to + COLUMNS);
+                vstore4((float4)(r0.z, r1.z, r2.z, r3.z), 0, to + 2 * COLUMNS);
+                vstore4((float4)(r0.w, r1.w, r2.w, r3.w), 0, to + 3 * COLUMNS);
             }
             for (int kk = k4; kk < kc; kk++)
                 for (int q = 0; q < 4; q++)

@@ -20,9 +20,10 @@
 static inline void load_tile(__local float *tile, const int pitch, const int extent, __global const float *x, ulong i_step,
                              ulong k_step, int i0, int i_end, int k0, int k_end, const int k_contiguous, int item) {
     for (int t = item; t < extent * TILE_K; t += ITEMS) {
-        const int i = k_contiguous ? t / TILE_K : t % extent;
-        const int kk = k_contiguous ? t % TILE_K : t / extent;
-        const int inside = i0 + i < i_end && k0 + kk < k_end;
+        /* Remainders as products and a bitwise and: otherwise there are instructions (freeze) that Oclgrind cannot run. */
+        const int slow = t / (k_contiguous ? TILE_K : extent), fast = t - slow * (k_contiguous ? TILE_K : extent);
+        const int i = k_contiguous ? slow : fast, kk = k_contiguous ? fast : slow;
+        const int inside = (i0 + i < i_end) & (k0 + kk < k_end);
         tile[kk * pitch + i] = inside ? x[(ulong)(i0 + i) * i_step + (ulong)(k0 + kk) * k_step] : 0.0f;
     }
 }
@@ -76,7 +77,7 @@ __kernel GROUP(ITEMS_X, ITEMS_Y, 1) void gemm_gpu(__global float *c, ulong c_off
 #pragma unroll
         for (int j = 0; j < ITEM_N; j++) {
             const int column = j0 + x + j * ITEMS_X;
-            if (row < m && column < n) {
+            if ((row < m) & (column < n)) {
                 __global float *to = c + (ulong)row * ldc + column;
                 const float out = alpha * sum[i][j];
                 *to = beta == 0.0f ? out : mad(beta, *to, out);

@@ -57,7 +57,7 @@ static od_status check_pool(const od_pool_shape *s, int n, int *h_out, int *w_ou
 od_status od_maxpool_forward(od_device *device, const od_pool_shape *shape, od_span y, od_span argmax, od_span x,
                              int n) {
     const od_pool_shape *s = shape;
-    int h_out, w_out;
+    int h_out = 0, w_out = 0;
     od_kernel *kernel;
     od_status status = check_pool(s, n, &h_out, &w_out);
     if (status == OD_OK)
@@ -73,7 +73,7 @@ od_status od_maxpool_forward(od_device *device, const od_pool_shape *shape, od_s
 od_status od_maxpool_backward(od_device *device, const od_pool_shape *shape, od_span dx, od_span dy, od_span argmax,
                               int n) {
     const od_pool_shape *s = shape;
-    int h_out, w_out;
+    int h_out = 0, w_out = 0;
     od_kernel *kernel;
     od_status status = check_pool(s, n, &h_out, &w_out);
     if (status == OD_OK)
