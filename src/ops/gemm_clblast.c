@@ -78,8 +78,8 @@ static od_status product_error(od_device *device, od_gemm_shape s, double *error
     float *host = malloc((2 * nc > na + nb ? 2 * nc : na + nb) * sizeof *host);
     od_status status = OD_OK;
     if (!host)
-        status = od_fail(OD_ERR_MEMORY, "gemm: no memory for CLBlast's check");
-    for (size_t i = 0; host && i < na + nb; i++)
+        return od_fail(OD_ERR_MEMORY, "gemm: no memory for CLBlast's check");
+    for (size_t i = 0; i < na + nb; i++)
         host[i] = (float)((i * 2654435761u >> 7) % 2048) / 1024.0f - 1.0f;
     if (status == OD_OK)
         status = od_span_create(device, na + OFFSET, &a);
