@@ -134,7 +134,7 @@ void od_gemm_clblast_check(od_device *device) {
         return;
     memcpy(r->device, key, sizeof key);
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0] && !r->refusal[0]; i++) {
-        double error;
+        double error = INFINITY;
         if (product_error(device, shapes[i], &error) != OD_OK)
             snprintf(r->refusal, sizeof r->refusal, "its check failed: %.120s", od_error_message());
         else if (!(error < 1e-5))
