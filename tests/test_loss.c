@@ -5,7 +5,7 @@
 
 #include "harness.h"
 #include "offdiag/ops/loss.h"
-#include "tests/reference/loss_ref.h"
+#include "reference/loss_ref.h"
 
 static const od_family families[] = {OD_FAMILY_REF, OD_FAMILY_CPU, OD_FAMILY_GPU};
 

@@ -5,7 +5,7 @@
 
 #include "harness.h"
 #include "offdiag/ops/norm.h"
-#include "tests/reference/norm_ref.h"
+#include "reference/norm_ref.h"
 
 static const od_family families[] = {OD_FAMILY_REF, OD_FAMILY_CPU, OD_FAMILY_GPU};
 

@@ -1,4 +1,4 @@
-#include "tests/reference/loss_ref.h"
+#include "reference/loss_ref.h"
 
 #include <math.h>
 #include <stdbool.h>

@@ -1,4 +1,4 @@
-#include "tests/reference/norm_ref.h"
+#include "reference/norm_ref.h"
 
 #include <math.h>
 

@@ -1,6 +1,6 @@
 /* Batch normalisation in double precision, from its definition. All tensors are (groups, rows, c) or (c). */
-#ifndef TEST_NORM_REF_H
-#define TEST_NORM_REF_H
+#ifndef REFERENCE_NORM_REF_H
+#define REFERENCE_NORM_REF_H
 
 #include "offdiag/ops/norm.h"
 

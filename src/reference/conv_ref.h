@@ -1,6 +1,6 @@
 /* Convolution in double precision from its definition: the backward passes scatter the terms of the forward sum. */
-#ifndef TEST_CONV_REF_H
-#define TEST_CONV_REF_H
+#ifndef REFERENCE_CONV_REF_H
+#define REFERENCE_CONV_REF_H
 
 #include "offdiag/ops/conv.h"
 

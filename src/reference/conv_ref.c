@@ -1,4 +1,4 @@
-#include "conv_ref.h"
+#include "reference/conv_ref.h"
 
 #include <string.h>
 

@@ -1,6 +1,6 @@
 /* Losses and their gradients in double precision, from their definitions. */
-#ifndef TEST_LOSS_REF_H
-#define TEST_LOSS_REF_H
+#ifndef REFERENCE_LOSS_REF_H
+#define REFERENCE_LOSS_REF_H
 
 #include <stdint.h>
 
