@@ -129,7 +129,7 @@ static od_status parse_shape(const od_safetensors *f, const json_t *shape, od_te
 /* One member of the header: {"dtype", "shape", "data_offsets"}, each checked against the others. */
 static od_status parse_tensor(const od_safetensors *f, const char *name, const json_t *value, entry *e) {
     od_tensor *t = &e->tensor;
-    uint64_t end;
+    uint64_t end = 0;
     *e = (entry){.tensor.name = name};
     const json_t *dtype = json_object_get(value, "dtype");
     const json_t *offsets = json_object_get(value, "data_offsets");
@@ -143,8 +143,9 @@ static od_status parse_tensor(const od_safetensors *f, const char *name, const j
     if (!json_is_array(offsets) || json_array_size(offsets) != 2 || !json_size(json_array_get(offsets, 0), &e->begin) ||
         !json_size(json_array_get(offsets, 1), &end) || end < e->begin || end > f->data_bytes)
         return od_fail(OD_ERR_FORMAT,
-                       "%s: tensor '%s': expected data_offsets [begin, end] within %" PRIu64 " bytes of data", f->path,
-                       printable_of(name).text, f->data_bytes);
+                       "%s: tensor '%s': expected data_offsets [begin, end] within %" PRIu64
+                       " bytes of data, found [%" PRIu64 ", %" PRIu64 "]",
+                       f->path, printable_of(name).text, f->data_bytes, e->begin, end);
     if (!tensor_measure(t))
         return od_fail(OD_ERR_FORMAT, "%s: tensor '%s': its shape overflows", f->path, printable_of(name).text);
     if (t->bytes != end - e->begin)
