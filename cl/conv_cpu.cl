@@ -113,10 +113,11 @@ conv_direct(__global float *y, ulong y_offset, __global const float *x, ulong x_
 
     /* the place of the first pixel; then counted on */
     const ulong group_pixels = (ulong)group * rows_p * rows_q;
-    int image0 = (int)(begin / group_pixels) * group;
+    const int group_index = (int)(begin / group_pixels);
+    int image0 = group_index * group;
     int width = min(group, n - image0); /* images in this group */
-    const int rest = (int)(begin % group_pixels);
-    int k = rest % width, q = rest / width % rows_q, p = rest / width / rows_q;
+    const place at = place_of(begin - group_index * group_pixels, rows_q, width);
+    int k = at.column, q = at.row, p = (int)at.outer;
 
     for (ulong m = begin; m < end; m += ROWS) {
         tile_rows rows;
@@ -190,14 +191,18 @@ conv_pack_transposed(__global float *packed, __global const float *w, ulong w_of
     }
 }
 
-/* out (n, h + 2 pad, w + 2 pad, c_out) from in (n, h, w, c): zeros around each image and after the channels. One
- * work-item a row of the result. */
-__attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
-conv_pad(__global float *out, __global const float *in, ulong in_offset, int h, int w, int c, int c_out, int pad) {
+/* out (n, h + 2 pad, w + 2 pad, c_out) from in (n, h, w, c): zeros around each image and after the channels, and
+ * `slack` more behind the last. One work-item a row of the result. */
+__attribute__((reqd_work_group_size(1, 1, 1))) __kernel void conv_pad(__global float *out, __global const float *in,
+                                                                      ulong in_offset, int h, int w, int c, int c_out,
+                                                                      int pad, int slack) {
     const ulong row = get_global_id(0), image = row / (h + 2 * pad);
-    const int width = w + 2 * pad, p = (int)(row % (h + 2 * pad)) - pad;
+    const int width = w + 2 * pad, p = (int)(row - image * (h + 2 * pad)) - pad;
     const int left = pad * c_out, right = left + w * c_out; /* where the row's own pixels lie */
     out += row * width * c_out;
+    if (row + 1 == get_global_size(0))
+        for (int j = 0; j < slack; j++)
+            out[width * c_out + j] = 0.0f;
     if (p < 0 || p >= h) {
         for (int j = 0; j < width * c_out; j++)
             out[j] = 0.0f;

@@ -42,7 +42,9 @@ static inline __attribute__((always_inline)) void weight_tile(const int vecs, __
 }
 
 /* x (n, h_in, w_in, .) with pixels `pitch` floats apart, of which `run` belong to a tap; dy (n, p, q, dy_pitch),
- * dy_pitch a multiple of VW. ROWS floats from a tap's first channel are readable even where run is smaller. */
+ * dy_pitch
+ * whole panels, or whole panels and one vector. ROWS floats from a tap's first channel are readable even where run is
+ * smaller. */
 __attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
 conv_direct_weight(__global float *part, __global const float *x, ulong x_offset, __global const float *dy,
                    ulong dy_offset, __global const int *table, int n, int h_in, int w_in, int pitch, int run,
@@ -61,9 +63,9 @@ conv_direct_weight(__global float *part, __global const float *x, ulong x_offset
     uint2 list[SLAB];
     for (ulong slab = begin; slab < end; slab += SLAB) {
         const int size = (int)min((ulong)SLAB, end - slab);
-        const ulong image = slab / map;
-        const int p0 = (int)(slab % map) / rows_q, q0 = (int)(slab % map) % rows_q;
-        __global const float *xs = x + image * h_in * w_in * pitch, *dys = dy + slab * dy_pitch;
+        const place at = place_of(slab, rows_p, rows_q);
+        const int p0 = at.row, q0 = at.column;
+        __global const float *xs = x + at.outer * h_in * w_in * pitch, *dys = dy + slab * dy_pitch;
         for (int t = tap_begin; t < tap_end; t++) {
             const int dh = taps[t * TAP_INTS], dw = taps[t * TAP_INTS + 1];
             int count = 0, h = p0 * step_in + dh, w = q0 * step_in + dw, base = 0;

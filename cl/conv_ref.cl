@@ -1,4 +1,5 @@
 /* Convolution in plain OpenCL C 1.2, for any device: one work-item for each element of the result. */
+#include "conv_place.clh"
 
 #define DIMS_PARAMS                                                                                                    \
     int h, int w, int c_in, int h_out, int w_out, int c_out, int kernel_h, int kernel_w, int stride, int pad
@@ -10,8 +11,8 @@ __kernel void conv_ref_forward(__global float *y, ulong y_offset, __global const
     const ulong pixel = get_global_id(1);
     if (o >= c_out || pixel >= (ulong)n * h_out * w_out)
         return;
-    const int q = (int)(pixel % w_out), p = (int)(pixel / w_out % h_out);
-    const ulong image = pixel / w_out / h_out;
+    const place at = place_of(pixel, h_out, w_out);
+    const int p = at.row, q = at.column;
     float sum = 0.0f;
     for (int r = 0; r < kernel_h; r++) {
         const int i_h = p * stride - pad + r;
@@ -21,7 +22,7 @@ __kernel void conv_ref_forward(__global float *y, ulong y_offset, __global const
             const int i_w = q * stride - pad + s;
             if (i_w < 0 || i_w >= w)
                 continue;
-            __global const float *from = x + x_offset + ((image * h + i_h) * w + i_w) * c_in;
+            __global const float *from = x + x_offset + ((at.outer * h + i_h) * w + i_w) * c_in;
             __global const float *tap = wt + w_offset + (ulong)(r * kernel_w + s) * c_in * c_out + o;
             for (int i = 0; i < c_in; i++)
                 sum += from[i] * tap[(ulong)i * c_out];
@@ -37,8 +38,8 @@ __kernel void conv_ref_backward_data(__global float *dx, ulong dx_offset, __glob
     const ulong pixel = get_global_id(1);
     if (i >= c_in || pixel >= (ulong)n * h * w)
         return;
-    const int i_w = (int)(pixel % w), i_h = (int)(pixel / w % h);
-    const ulong image = pixel / w / h;
+    const place at = place_of(pixel, h, w);
+    const int i_h = at.row, i_w = at.column;
     float sum = 0.0f;
     for (int r = 0; r < kernel_h; r++) {
         const int p = (i_h + pad - r) / stride;
@@ -48,7 +49,7 @@ __kernel void conv_ref_backward_data(__global float *dx, ulong dx_offset, __glob
             const int q = (i_w + pad - s) / stride;
             if (i_w + pad - s < 0 || q * stride != i_w + pad - s || q >= w_out)
                 continue;
-            __global const float *from = dy + dy_offset + ((image * h_out + p) * w_out + q) * c_out;
+            __global const float *from = dy + dy_offset + ((at.outer * h_out + p) * w_out + q) * c_out;
             __global const float *tap = wt + w_offset + ((ulong)(r * kernel_w + s) * c_in + i) * c_out;
             for (int o = 0; o < c_out; o++)
                 sum += from[o] * tap[o];
@@ -63,14 +64,15 @@ __kernel void conv_ref_backward_weight(__global float *part, __global const floa
     const int o = get_global_id(0), row = get_global_id(1), k = get_global_id(2);
     if (o >= c_out || row >= kernel_h * kernel_w * c_in)
         return;
-    const int i = row % c_in, s = row / c_in % kernel_w, r = row / c_in / kernel_w;
+    const place tap = place_of(row, kernel_w, c_in);
+    const int r = (int)tap.outer, s = tap.row, i = tap.column;
     const ulong begin = k * chunk, end = min(begin + chunk, (ulong)n * h_out * w_out);
     float sum = 0.0f;
     for (ulong pixel = begin; pixel < end; pixel++) {
-        const int i_w = (int)(pixel % w_out) * stride - pad + s, i_h = (int)(pixel / w_out % h_out) * stride - pad + r;
-        const ulong image = pixel / w_out / h_out;
+        const place at = place_of(pixel, h_out, w_out);
+        const int i_h = at.row * stride - pad + r, i_w = at.column * stride - pad + s;
         if (i_w >= 0 && i_w < w && i_h >= 0 && i_h < h)
-            sum += x[x_offset + ((image * h + i_h) * w + i_w) * c_in + i] * dy[dy_offset + pixel * c_out + o];
+            sum += x[x_offset + ((at.outer * h + i_h) * w + i_w) * c_in + i] * dy[dy_offset + pixel * c_out + o];
     }
     part[((ulong)k * kernel_h * kernel_w * c_in + row) * c_out + o] = sum;
 }

@@ -100,6 +100,18 @@ static int weight_rows(const cpu_tile *t, int run) {
     return first * 10 <= second * 11 ? t->weight_rows : t->weight_rows2;
 }
 
+/* Written, not filled: Oclgrind takes what clEnqueueFillBuffer wrote for uninitialised. */
+static od_status create_zeros(od_device *device, size_t bytes, od_buffer **out) {
+    void *zeros = calloc(1, bytes);
+    if (!zeros)
+        return od_fail(OD_ERR_MEMORY, "convolution: no memory for %zu bytes", bytes);
+    od_status status = od_buffer_create(device, bytes, out);
+    if (!status)
+        status = od_buffer_write(*out, 0, zeros, bytes);
+    free(zeros);
+    return status;
+}
+
 static od_status cpu_create(od_device *device, const od_conv_shape *shape, unsigned pass, void **state) {
     cpu_conv *c = calloc(1, sizeof *c);
     if (!c)
@@ -121,9 +133,7 @@ static od_status cpu_create(od_device *device, const od_conv_shape *shape, unsig
     size_t packed = (size_t)c->panels * g->taps * g->run * c->cols;
     status = od_buffer_create(device, packed * sizeof(float), &c->packed);
     if (!status)
-        status = od_buffer_create(device, (size_t)g->run * sizeof(float), &c->zeros);
-    if (!status)
-        status = od_buffer_fill(c->zeros, 0, (size_t)g->run * sizeof(float), 0);
+        status = create_zeros(device, (size_t)g->run * sizeof(float), &c->zeros);
 out:
     if (status) {
         cpu_destroy(c);
@@ -152,7 +162,7 @@ static od_status padded_copy(cpu_conv *c, od_span *out, od_span in, int n, int h
     if (status)
         return status;
     return OD_LAUNCH(c->pad, OD_RANGE1(rows, 1), OD_BUF(out->buffer), OD_SPAN(in), OD_I32(h), OD_I32(w),
-                     OD_I32(channels), OD_I32(c_to), OD_I32(margin));
+                     OD_I32(channels), OD_I32(c_to), OD_I32(margin), OD_I32(slack));
 }
 
 static od_status cpu_run(void *state, const od_conv_args *args) {
@@ -216,13 +226,20 @@ static weight_cut cut_weight(const cpu_conv *c, int n) {
     return cut;
 }
 
+/* Channels that backward by weights reads of dy: whole panels, but of the last one only a vector where that is enough.
+ */
+static int readable_columns(const cpu_conv *c, int c_out) {
+    int full = c_out / c->cols * c->cols, rest = c_out - full;
+    return full + (rest == 0 ? 0 : rest <= c->tile->vw ? c->tile->vw : c->cols);
+}
+
 static od_status cpu_weight_run(void *state, const od_conv_args *args) {
     cpu_conv *c = state;
     const od_conv_gather *g = &c->gather;
     const od_conv_shape *s = &c->shape;
     weight_cut cut = cut_weight(c, args->n);
     od_span x = args->in, dy = args->grad, x_copy = OD_NO_SPAN, dy_copy = OD_NO_SPAN, part = OD_NO_SPAN;
-    int dy_pitch = od_div_up(s->c_out, c->tile->vw) * c->tile->vw; /* whole vectors are read */
+    int dy_pitch = readable_columns(c, s->c_out);
     od_status status = od_span_create(c->device, cut.part * cut.chunks, &part);
     if (!status && g->narrow) {
         status = padded_copy(c, &x_copy, x, args->n, s->h, s->w, s->c_in, s->c_in, g->pad, c->rows);

@@ -9,7 +9,7 @@
 typedef struct gpu_tile {
     int bm, bn, bk, tm, tn;
 } gpu_tile;
-static const gpu_tile tile_default = {64, 64, 16, 4, 4};
+static const gpu_tile tiles[] = {{64, 64, 16, 4, 4}, {32, 64, 16, 4, 4}};
 
 enum { MAX_CHUNKS = 64, MIN_CHUNK = 256, GROUPS_PER_UNIT = 8, MAX_PART_BYTES = 1 << 26 };
 
@@ -28,20 +28,24 @@ static size_t work_items(const gpu_tile *t) {
     return (size_t)(t->bm / t->tm) * (t->bn / t->tn);
 }
 
+/* The first tile that the device has room for; twice the local memory is asked for, since Mesa's rusticl counts a
+ * kernel's twice. NULL: none. */
+static const gpu_tile *tile_of(const od_device *device) {
+    const od_device_info *info = od_device_get_info(device);
+    for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++) {
+        const gpu_tile *t = &tiles[i];
+        if (info->max_work_group >= work_items(t) && info->max_work_item[0] >= (size_t)(t->bn / t->tn) &&
+            info->max_work_item[1] >= (size_t)(t->bm / t->tm) &&
+            info->local_bytes >= 2 * sizeof(float) * 2 * t->bk * (t->bm + t->bn + 8))
+            return t;
+    }
+    return NULL;
+}
+
 bool od_conv_gpu_supports(const od_device *device, const void *shape, const char **why) {
     (void)shape;
-    const gpu_tile *t = &tile_default;
-    const od_device_info *info = od_device_get_info(device);
-    if (info->max_work_group < work_items(t) || info->max_work_item[0] < (size_t)(t->bn / t->tn) ||
-        info->max_work_item[1] < (size_t)(t->bm / t->tm)) {
-        *why = "work-groups too small";
-        return false;
-    }
-    if (info->local_bytes < sizeof(float) * 2 * t->bk * (t->bm + t->bn + 8)) {
-        *why = "too little local memory";
-        return false;
-    }
-    return true;
+    *why = "work-groups or local memory too small";
+    return tile_of(device) != NULL;
 }
 
 static void gpu_destroy(void *state) {
@@ -59,8 +63,8 @@ static od_status get_kernels(gpu_conv *c) {
     char options[128];
     snprintf(options, sizeof options, "-DBM=%d -DBN=%d -DBK=%d -DTM=%d -DTN=%d -DQUADS=%d", t->bm, t->bn, t->bk, t->tm,
              t->tn, quads);
-    od_status status =
-        od_kernel_get(c->device, "conv_gpu", options, weight ? "conv_gemm_weight" : "conv_gemm", &c->main);
+    od_status status = od_kernel_get(c->device, weight ? "conv_gpu_weight" : "conv_gpu", options,
+                                     weight ? "conv_gemm_weight" : "conv_gemm", &c->main);
     if (!status && c->pass == OD_CONV_BACKWARD_DATA)
         status = od_kernel_get(c->device, "conv_gpu", options, "conv_gemm_pack", &c->pack);
     if (!status && weight)
@@ -76,7 +80,7 @@ static od_status gpu_create(od_device *device, const od_conv_shape *shape, unsig
     gpu_conv *c = calloc(1, sizeof *c);
     if (!c)
         return od_fail(OD_ERR_MEMORY, "convolution: no memory for a plan");
-    *c = (gpu_conv){.device = device, .shape = *shape, .pass = pass, .tile = &tile_default};
+    *c = (gpu_conv){.device = device, .shape = *shape, .pass = pass, .tile = tile_of(device)};
     od_status status = od_conv_gather_create(device, shape, pass, false, &c->gather);
     if (!status)
         status = get_kernels(c);
