@@ -8,5 +8,6 @@ od_status cmd_devices(int argc, char **argv);
 od_status cmd_train(int argc, char **argv);
 od_status cmd_eval(int argc, char **argv);
 od_status cmd_export(int argc, char **argv);
+od_status cmd_bench(int argc, char **argv);
 
 #endif

@@ -16,6 +16,7 @@ static const struct {
     {"train", "train an encoder without labels", cmd_train},
     {"eval", "evaluate a run's encoder: kNN or linear", cmd_eval},
     {"export", "write a run's encoder with torchvision's names", cmd_export},
+    {"bench", "time matrix products, convolutions or a training step", cmd_bench},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 

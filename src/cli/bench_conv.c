@@ -1,0 +1,179 @@
+/* offdiag bench conv: the convolutions of ResNet-18 (CIFAR stem, 32x32 images), each pass of each. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/json.h"
+#include "base/options.h"
+#include "cli/bench.h"
+#include "offdiag/ops/conv.h"
+#include "offdiag/ops/optim.h"
+#include "train/progress.h"
+
+typedef struct conv_args {
+    int width, batch, runs, kernels;
+    char device[256];
+    bool json;
+} conv_args;
+
+static const char *const families[] = {"auto", "ref", "cpu", "gpu", NULL};
+
+#define T conv_args
+static const od_option rows[] = {
+    OD_OPT_INT(T, width, "width", 1, 1024, "channels of the first stage"),
+    OD_OPT_INT(T, batch, "batch", 1, 65536, "images"),
+    OD_OPT_INT(T, runs, "runs", 1, 1000, "timed runs of a pass, after one warm-up; the median counts"),
+    OD_OPT_STRING(T, device, "device", "SPEC", "device (default: $OFFDIAG_DEVICE, then auto)"),
+    OD_OPT_CHOICE(T, kernels, "kernels", families, "kernel family"),
+    OD_OPT_FLAG(T, json, "json", "one JSON document"),
+};
+#undef T
+
+/* In units of the width, except for the stem's four input channels. */
+static const struct {
+    int size, in, out, kernel, stride;
+} layers[] = {
+    {32, 0, 1, 3, 1}, {32, 1, 1, 3, 1}, {32, 1, 2, 3, 2}, {32, 1, 2, 1, 2}, {16, 2, 2, 3, 1}, {16, 2, 4, 3, 2},
+    {16, 2, 4, 1, 2}, {8, 4, 4, 3, 1},  {8, 4, 8, 3, 2},  {8, 4, 8, 1, 2},  {4, 8, 8, 3, 1},
+};
+enum { LAYERS = sizeof layers / sizeof *layers };
+
+static const struct {
+    const char *op;
+    unsigned flag;
+} passes[] = {
+    {"conv_forward", OD_CONV_FORWARD},
+    {"conv_backward_data", OD_CONV_BACKWARD_DATA},
+    {"conv_backward_weight", OD_CONV_BACKWARD_WEIGHT},
+};
+enum { PASSES = sizeof passes / sizeof *passes };
+
+/* One layer's plan and tensors. */
+typedef struct layer {
+    od_conv_shape shape;
+    od_conv *conv;
+    od_span x, y, w, dx, dy, dw;
+} layer;
+
+static int by_value(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void release_layer(layer *l) {
+    od_conv_destroy(l->conv);
+    const od_span spans[] = {l->x, l->y, l->w, l->dx, l->dy, l->dw};
+    for (size_t i = 0; i < sizeof spans / sizeof *spans; i++)
+        od_buffer_release(spans[i].buffer);
+    *l = (layer){0};
+}
+
+static od_status create_layer(od_device *device, layer *l, int index, const conv_args *a) {
+    const int kernel = layers[index].kernel, in = layers[index].in ? layers[index].in * a->width : 4;
+    l->shape = (od_conv_shape){.h = layers[index].size,
+                               .w = layers[index].size,
+                               .c_in = in,
+                               .c_out = layers[index].out * a->width,
+                               .kernel_h = kernel,
+                               .kernel_w = kernel,
+                               .stride = layers[index].stride,
+                               .pad = kernel / 2};
+    const od_conv_shape *s = &l->shape;
+    const size_t nx = (size_t)a->batch * s->h * s->w * s->c_in, nw = (size_t)kernel * kernel * s->c_in * s->c_out;
+    const size_t ny = (size_t)a->batch * od_conv_out_h(s) * od_conv_out_w(s) * s->c_out;
+    const struct {
+        od_span *span;
+        size_t elements;
+    } tensors[] = {{&l->x, nx}, {&l->y, ny}, {&l->w, nw}, {&l->dx, nx}, {&l->dy, ny}, {&l->dw, nw}};
+    for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++) {
+        od_status status = od_span_create(device, tensors[i].elements, tensors[i].span);
+        if (!status)
+            status = od_fill_normal(device, *tensors[i].span, tensors[i].elements, 1, 1, i);
+        if (status)
+            return status;
+    }
+    od_status status = od_conv_create(device, s, OD_CONV_ALL, &l->conv);
+    return status ? status : od_conv_set_weights(l->conv, l->w);
+}
+
+static od_status run_pass(layer *l, unsigned pass, int n) {
+    if (pass == OD_CONV_FORWARD)
+        return od_conv_forward(l->conv, l->y, l->x, n);
+    if (pass == OD_CONV_BACKWARD_DATA)
+        return od_conv_backward_data(l->conv, l->dx, l->dy, n);
+    return od_conv_backward_weight(l->conv, l->dw, l->x, l->dy, n, false);
+}
+
+/* seconds: the median of the runs. times (runs) is scratch. */
+static od_status time_pass(od_device *device, layer *l, unsigned pass, const conv_args *a, double *times,
+                           double *seconds) {
+    for (int r = -1; r < a->runs; r++) {
+        const double start = od_now();
+        od_status status = run_pass(l, pass, a->batch);
+        if (status || (status = od_device_finish(device)))
+            return status;
+        if (r >= 0)
+            times[r] = od_now() - start;
+    }
+    qsort(times, (size_t)a->runs, sizeof *times, by_value);
+    *seconds = times[a->runs / 2];
+    return OD_OK;
+}
+
+static od_status bench_layer(od_device *device, layer *l, const conv_args *a, double *times, json_t *list) {
+    const od_conv_shape *s = &l->shape;
+    char shape[96];
+    snprintf(shape, sizeof shape, "n=%d %dx%d c=%d,%d k=%dx%d s=%d", a->batch, s->h, s->w, s->c_in, s->c_out,
+             s->kernel_h, s->kernel_w, s->stride);
+    for (int i = 0; i < PASSES; i++) {
+        double seconds = 0;
+        od_status status = time_pass(device, l, passes[i].flag, a, times, &seconds);
+        if (status)
+            return status;
+        const double rate = od_conv_flop(s, a->batch) / seconds / 1e9;
+        const char *variant = od_conv_variant(l->conv, passes[i].flag);
+        if (!a->json)
+            printf("%-22s %-36s %-18s %10.3f ms %8.1f GFLOP/s\n", passes[i].op, shape, variant, 1e3 * seconds, rate);
+        json_t *row = json_pack("{s:s, s:s, s:s, s:f, s:f}", "op", passes[i].op, "shape", shape, "variant", variant,
+                                "seconds", seconds, "gflop_per_s", rate);
+        if (!row || json_array_append_new(list, row) != 0)
+            return od_fail(OD_ERR_MEMORY, "no memory for a JSON row");
+    }
+    return OD_OK;
+}
+
+static od_status run_bench(const conv_args *a, double *times, json_t *list) {
+    od_device_options options = {.family = (od_family)a->kernels};
+    od_device *device = NULL;
+    od_status status = od_device_open(a->device, &options, &device);
+    for (int i = 0; i < LAYERS && !status; i++) {
+        layer l = {0};
+        status = create_layer(device, &l, i, a);
+        if (!status)
+            status = bench_layer(device, &l, a, times, list);
+        release_layer(&l);
+    }
+    if (!status && a->json) {
+        json_t *document =
+            json_pack("{s:s, s:i, s:O}", "device", od_device_get_info(device)->name, "batch", a->batch, "rows", list);
+        status = document ? od_json_print(document) : od_fail(OD_ERR_MEMORY, "no memory for a JSON document");
+        json_decref(document);
+    }
+    od_device_close(device);
+    return status;
+}
+
+od_status od_bench_conv(int argc, char **argv) {
+    conv_args a = {.width = 64, .batch = 64, .runs = 9};
+    od_options table = {.rows = rows, .count = sizeof rows / sizeof *rows, .target = &a};
+    od_positionals none = {.max = 0, .usage = "", .about = "Time the convolutions of ResNet-18, each pass."};
+    bool help = false;
+    od_status status = od_options_parse(&table, 1, &none, argc, argv, &help);
+    if (status || help)
+        return status;
+    double *times = calloc((size_t)a.runs, sizeof *times);
+    json_t *list = json_array();
+    status = times && list ? run_bench(&a, times, list) : od_fail(OD_ERR_MEMORY, "no memory for %d times", a.runs);
+    json_decref(list);
+    free(times);
+    return status;
+}
