@@ -21,7 +21,7 @@ static const struct pass {
     const char *operation;
     const od_variant *variants;
     size_t count;
-} passes[3] = {
+} pass_table[3] = {
     {OD_CONV_FORWARD, "conv_forward", gather_variants, sizeof gather_variants / sizeof *gather_variants},
     {OD_CONV_BACKWARD_DATA, "conv_backward_data", gather_variants, sizeof gather_variants / sizeof *gather_variants},
     {OD_CONV_BACKWARD_WEIGHT, "conv_backward_weight", weight_variants,
@@ -56,7 +56,7 @@ static od_status check_shape(const od_conv_shape *s) {
     return OD_OK;
 }
 
-od_status od_conv_create(od_device *device, const od_conv_shape *shape, unsigned wanted, od_conv **out) {
+od_status od_conv_create(od_device *device, const od_conv_shape *shape, unsigned passes, od_conv **out) {
     *out = NULL;
     od_status status = check_shape(shape);
     if (status)
@@ -67,11 +67,12 @@ od_status od_conv_create(od_device *device, const od_conv_shape *shape, unsigned
     conv->device = device;
     conv->shape = *shape;
     for (int i = 0; i < 3 && !status; i++) {
-        if (!(wanted & passes[i].flag))
+        if (!(passes & pass_table[i].flag))
             continue;
-        size_t choice = od_variant_choose(device, passes[i].operation, passes[i].variants, passes[i].count, shape);
-        conv->variant[i] = &passes[i].variants[choice];
-        status = impl_of(conv, i)->create(device, shape, passes[i].flag, &conv->state[i]);
+        size_t choice =
+            od_variant_choose(device, pass_table[i].operation, pass_table[i].variants, pass_table[i].count, shape);
+        conv->variant[i] = &pass_table[i].variants[choice];
+        status = impl_of(conv, i)->create(device, shape, pass_table[i].flag, &conv->state[i]);
     }
     if (status) {
         od_conv_destroy(conv);
@@ -121,7 +122,7 @@ od_status od_conv_set_weights(od_conv *conv, od_span w) {
 
 /* What all passes ask before they run. */
 static od_status check_pass(const od_conv *conv, int pass, int n) {
-    const char *name = passes[pass].operation;
+    const char *name = pass_table[pass].operation;
     if (!conv->variant[pass])
         return od_fail(OD_ERR_ARGUMENT, "%s: the plan was made without this pass", name);
     if (pass != BACKWARD_WEIGHT && !conv->weights_set)
@@ -172,7 +173,7 @@ od_status od_conv_backward_weight(od_conv *conv, od_span dw, od_span x, od_span 
 
 const char *od_conv_variant(const od_conv *conv, unsigned pass) {
     for (int i = 0; i < 3; i++)
-        if (passes[i].flag == pass && conv->variant[i])
+        if (pass_table[i].flag == pass && conv->variant[i])
             return conv->variant[i]->name;
     return "none";
 }
