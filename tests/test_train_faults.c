@@ -397,22 +397,50 @@ Test(faults, a_directory_without_permission_is_refused) {
 
 /* ---- memory ----------------------------------------------------------------------------------------------------- */
 
+/* Whatever the budget: the run works, in parts where it must, or is refused with sizes before anything is written. */
 Test(faults, a_batch_that_does_not_fit_is_split) {
     static const char *const methods[] = {"simsiam", "byol"};
-    for (int i = 0; i < 2; i++) {
-        char more[200];
-        (void)snprintf(more, sizeof more, "--method %s --batch 128 --width 8 --steps 4 --memory 6 --seed 3",
-                       methods[i]);
-        cli_result r = tiny_train(methods[i], more);
+    int split = 0, refused = 0;
+    for (int memory = 1; memory <= 6; memory++) {
+        char more[200], run[32];
+        const char *method = methods[memory % 2];
+        (void)snprintf(run, sizeof run, "%s%d", method, memory);
+        (void)snprintf(more, sizeof more, "--batch 128 --width 8 --steps 2 --method %s --memory %d", method, memory);
+        cli_result r = tiny_train(run, more);
+        if (r.code == 1) {
+            cli_expect(&r, 1, "no memory for a buffer of|MiB|budget");
+            expect_absent(run);
+            refused++;
+            continue;
+        }
         cli_expect(&r, 0, "does not fit|parts of");
-        json_t *config = read_json(in_scratch("%s/config.json", methods[i]));
+        json_t *config = read_json(in_scratch("%s/config.json", run));
         json_int_t micro = json_integer_value(json_object_get(json_object_get(config, "run"), "micro_batch"));
         cr_assert(micro >= 2 && micro < 128, "micro-batch %d", (int)micro);
-        expect_finite(methods[i]);
+        expect_finite(run);
+        split++;
     }
+    cr_assert_geq(split, 2);
+    cr_assert_leq(refused, 4);
     cli_result r = tiny_train("none", "--batch 128 --width 64 --memory 1 --quiet");
-    expect_line(&r, 1, "no memory|MiB|budget");
+    expect_line(&r, 1, "building cnn4 (width 64)|no memory|MiB|budget");
     expect_absent("none");
+}
+
+/* The split belongs to what is computed: more memory at the resumption does not change it. */
+Test(faults, a_split_run_resumes_as_it_was) {
+    const char options[] = "--batch 128 --width 8 --memory 5 --quiet --eval-every 0 --steps 30 --checkpoint-every 1";
+    cli_result r = tiny_train("whole", options);
+    cli_expect(&r, 0, "");
+    cli_child child = tiny_start("parts", options);
+    for (int i = 0; i < 20000 && metrics_count("parts", "step") < 4; i++)
+        (void)usleep(2000);
+    (void)kill(child.pid, SIGTERM);
+    r = cli_wait(child);
+    cli_expect(&r, 130, "");
+    r = cli("train --resume --quiet --memory 0 --out %s", in_scratch("parts"));
+    cli_expect(&r, 0, "");
+    cr_assert_eq(differing_tensors(in_scratch("whole"), in_scratch("parts"), ""), 0);
 }
 
 /* ---- devices ---------------------------------------------------------------------------------------------------- */

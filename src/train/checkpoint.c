@@ -103,6 +103,8 @@ static od_status add_metadata(od_safetensors_writer *writer, const od_checkpoint
                   (json_int_t)info->progress.epoch_loss_count, "image_side", info->image_side, "channels",
                   info->channels, "classes", info->classes, "mean", info->mean[0], info->mean[1], info->mean[2], "std",
                   info->std[0], info->std[1], info->std[2], "data_dir", info->data_dir, "device", info->device);
+    if (state)
+        json_object_set_new(state, "micro_batch", json_integer(info->micro_batch));
     if (state && isfinite(info->progress.knn_before))
         json_object_set_new(state, "knn_before", json_real(info->progress.knn_before));
     char *options_text = options ? json_dumps(options, JSON_COMPACT) : NULL;
@@ -167,6 +169,8 @@ static bool unpack_state(const json_t *state, od_checkpoint_info *info) {
     }
     info->progress.step = (uint64_t)step;
     info->progress.epoch_loss_count = (uint64_t)count;
+    json_int_t micro = json_integer_value(json_object_get(state, "micro_batch"));
+    info->micro_batch = micro >= 2 && micro <= info->config.batch && info->config.batch % micro == 0 ? (int)micro : 0;
     const json_t *before = json_object_get(state, "knn_before");
     info->progress.knn_before = json_is_number(before) ? json_number_value(before) : NAN;
     strcpy(info->data_dir, data_dir);

@@ -22,6 +22,7 @@ typedef struct od_progress_state { /* where the run is */
 typedef struct od_checkpoint_info { /* what can be known before a model is built */
     od_train_config config;
     od_progress_state progress;
+    int micro_batch; /* images of a pass as it was run; 0: not known */
     int image_side, channels, classes;
     float mean[3], std[3];
     char data_dir[1024];

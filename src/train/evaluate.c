@@ -5,7 +5,7 @@
 #include "offdiag/ops/knn.h"
 #include "offdiag/ops/pointwise.h"
 
-enum { RANK_ROWS = 1000 };
+enum { RANK_ROWS = 1000, TRY_QUERIES = 1024 /* more than the vote takes at a time */ };
 
 od_status od_split_features(od_model *model, od_views *views, const od_split *split, int n, od_span *features) {
     int d = od_model_feature_dim(model);
@@ -63,20 +63,51 @@ static int all_or(int wanted, int there) {
     return wanted == 0 || wanted > there ? there : wanted;
 }
 
-od_status od_knn_accuracy(od_model *model, od_views *views, const od_dataset *dataset, od_knn_protocol *protocol,
-                          double *accuracy, double *feature_rank) {
-    od_device *device = views->device;
-    int d = od_model_feature_dim(model);
-    od_span bank = OD_NO_SPAN, queries = OD_NO_SPAN;
-    od_status status = OD_OK;
-    protocol->bank = all_or(protocol->bank, dataset->train.n);
-    protocol->queries = all_or(protocol->queries, dataset->test.n);
-    od_knn_shape shape = {.queries = protocol->queries,
-                          .bank = protocol->bank,
-                          .d = d,
+static od_knn_shape shape_of(const od_model *model, const od_dataset *dataset, const od_knn_protocol *protocol) {
+    return (od_knn_shape){.queries = all_or(protocol->queries, dataset->test.n),
+                          .bank = all_or(protocol->bank, dataset->train.n),
+                          .d = od_model_feature_dim(model),
                           .classes = dataset->classes,
                           .k = protocol->k,
                           .temperature = (float)protocol->t};
+}
+
+size_t od_knn_bytes(const od_model *model, const od_dataset *dataset, const od_knn_protocol *protocol) {
+    od_knn_shape s = shape_of(model, dataset, protocol);
+    size_t block = (size_t)(s.queries < TRY_QUERIES ? s.queries : TRY_QUERIES) * s.bank;
+    return (((size_t)s.bank + s.queries) * s.d + block) * sizeof(float);
+}
+
+od_status od_knn_try(od_model *model, od_views *views, const od_dataset *dataset, const od_knn_protocol *protocol) {
+    od_knn_shape shape = shape_of(model, dataset, protocol);
+    int rows = views->capacity < 2 * views->micro ? views->capacity : 2 * views->micro;
+    size_t bank_size = (size_t)shape.bank * shape.d, query_size = (size_t)shape.queries * shape.d;
+    od_span bank = OD_NO_SPAN, queries = OD_NO_SPAN;
+    double unused;
+    od_status status = OD_OK;
+    rows = rows < shape.bank ? rows : shape.bank;
+    if ((status = od_span_create(views->device, bank_size, &bank)) ||
+        (status = od_span_create(views->device, query_size, &queries)) || (status = od_span_zero(bank, bank_size)) ||
+        (status = od_span_zero(queries, query_size)) ||
+        (status = od_model_features(model, bank, OD_NO_SPAN, views->x, rows)))
+        goto out;
+    shape.queries = shape.queries < TRY_QUERIES ? shape.queries : TRY_QUERIES;
+    status = vote(views->device, &shape, queries, bank, dataset, &unused);
+out:
+    od_buffer_release(bank.buffer);
+    od_buffer_release(queries.buffer);
+    return status;
+}
+
+od_status od_knn_accuracy(od_model *model, od_views *views, const od_dataset *dataset, od_knn_protocol *protocol,
+                          double *accuracy, double *feature_rank) {
+    od_device *device = views->device;
+    od_span bank = OD_NO_SPAN, queries = OD_NO_SPAN;
+    od_status status = OD_OK;
+    od_knn_shape shape = shape_of(model, dataset, protocol);
+    int d = shape.d;
+    protocol->bank = shape.bank;
+    protocol->queries = shape.queries;
     if ((status = od_split_features(model, views, &dataset->train, shape.bank, &bank)) ||
         (status = od_split_features(model, views, &dataset->test, shape.queries, &queries)) ||
         (status = rank_of_features(queries, shape.queries, d, feature_rank)) ||

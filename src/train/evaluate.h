@@ -19,4 +19,9 @@ typedef struct od_knn_protocol {
 od_status od_knn_accuracy(od_model *model, od_views *views, const od_dataset *dataset, od_knn_protocol *protocol,
                           double *accuracy, double *feature_rank);
 
+/* Device memory that it takes: an upper bound, and a trial on zeros (views.x) whose OD_ERR_DEVICE_MEMORY tells early.
+ */
+size_t od_knn_bytes(const od_model *model, const od_dataset *dataset, const od_knn_protocol *protocol);
+od_status od_knn_try(od_model *model, od_views *views, const od_dataset *dataset, const od_knn_protocol *protocol);
+
 #endif

@@ -94,6 +94,27 @@ static int smaller_part(int batch, int micro) {
     return 0;
 }
 
+static od_knn_protocol knn_protocol(const od_train_config *c) {
+    return (od_knn_protocol){.k = c->knn_k, .bank = c->knn_bank, .queries = c->knn_queries, .t = c->knn_t};
+}
+
+/* What passes and evaluations take for a moment is less than what is there already, and the features of kNN. Where that
+ * may not be left, try both: memory that runs out now splits the batch, later it would end the run. */
+static od_status try_passes(trainer *t, const od_model_config *model_config, int micro) {
+    od_memory_use use = od_device_memory(t->device);
+    od_knn_protocol protocol = knn_protocol(&t->info.config);
+    od_status status = OD_OK;
+    if (2 * use.live + od_knn_bytes(t->model, t->dataset, &protocol) <= use.budget)
+        return OD_OK;
+    if ((status = od_span_zero(t->views.x, (size_t)2 * micro * t->views.size * t->views.size * 4)) ||
+        (status = od_model_step(t->model, t->losses, t->views.x, micro, 1, false)) ||
+        (status = od_knn_try(t->model, &t->views, t->dataset, &protocol)))
+        return status;
+    od_model_destroy(t->model); /* the step moved its statistics */
+    t->model = NULL;
+    return od_model_create(t->device, model_config, micro, &t->model);
+}
+
 /* Model and views; when the device's memory does not hold the whole batch, the batch is split. */
 static od_status build_model(trainer *t) {
     const od_train_config *c = &t->info.config;
@@ -101,13 +122,19 @@ static od_status build_model(trainer *t) {
     od_augment_policy policy;
     od_train_model_config(&model_config, c, t->dataset->h);
     od_augment_policy_named(&policy, c->augment, c->crop_min, t->dataset->mean, t->dataset->std);
-    od_status status = OD_OK;
-    int micro = c->micro_batch ? c->micro_batch : c->batch;
+    od_status status = od_span_create(t->device, LOSS_SLOTS, &t->losses);
+    /* a resumed run keeps its split, as batch norm's statistics depend on it */
+    const int wanted = c->micro_batch ? c->micro_batch : t->info.micro_batch ? t->info.micro_batch : c->batch;
+    int micro = wanted;
+    if (status)
+        return status;
     for (;;) {
         status = od_model_create(t->device, &model_config, micro, &t->model);
         if (!status)
             status = od_views_create(&t->views, t->device, t->dataset, &policy, model_config.image_size, c->batch,
                                      micro, c->seed);
+        if (!status)
+            status = try_passes(t, &model_config, micro);
         if (status != OD_ERR_DEVICE_MEMORY || c->micro_batch || !smaller_part(c->batch, micro))
             break;
         od_views_destroy(&t->views);
@@ -118,12 +145,13 @@ static od_status build_model(trainer *t) {
     if (status)
         return status;
     t->parts = c->batch / micro;
-    if (t->parts > 1 && !c->micro_batch)
+    t->info.micro_batch = micro;
+    if (micro < wanted)
         od_progress_line(&t->progress,
                          "The batch of %d does not fit this device's memory: it runs in %d parts of %d, with "
                          "batch-norm statistics per part.",
                          c->batch, t->parts, micro);
-    return od_span_create(t->device, LOSS_SLOTS, &t->losses);
+    return OD_OK;
 }
 
 /* Everything that says what ran, for config.json. */
@@ -235,8 +263,7 @@ static od_status projection_metrics(trainer *t, od_collapse *out) {
 }
 
 static od_status knn(trainer *t, double *accuracy, double *feature_rank) {
-    const od_train_config *c = &t->info.config;
-    od_knn_protocol protocol = {.k = c->knn_k, .bank = c->knn_bank, .queries = c->knn_queries, .t = c->knn_t};
+    od_knn_protocol protocol = knn_protocol(&t->info.config);
     double before = od_now();
     od_status status = od_knn_accuracy(t->model, &t->views, t->dataset, &protocol, accuracy, feature_rank);
     t->progress.paused += od_now() - before;
