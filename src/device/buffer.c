@@ -55,9 +55,12 @@ void od_pool_empty(od_device *device) {
     trim(device, 0);
 }
 
-static od_buffer *take_idle(od_pool *pool, size_t bytes) {
+static od_buffer *take_idle(od_device *device, size_t bytes) {
+    od_pool *pool = &device->pool;
+    const bool same_size = device->quirks.flags & OD_QUIRK_SAME_SIZE;
     for (od_buffer **at = &pool->classes[class_of(class_capacity(bytes))]; *at; at = &(*at)->next)
-        if ((*at)->capacity >= bytes) { /* exact-sized ones (see below) may be smaller */
+        if (same_size ? (*at)->bytes == bytes
+                      : (*at)->capacity >= bytes) { /* exact-sized ones (see below) may be smaller */
             od_buffer *buffer = *at;
             *at = buffer->next;
             pool->idle -= buffer->capacity;
@@ -95,7 +98,7 @@ od_status od_buffer_create(od_device *device, size_t bytes, od_buffer **out) {
     *out = NULL;
     if (bytes > device->info.max_alloc_bytes)
         return refuse(device, bytes, "larger than one allocation may be");
-    od_buffer *buffer = take_idle(pool, bytes);
+    od_buffer *buffer = take_idle(device, bytes);
     if (!buffer) {
         size_t capacity = class_capacity(bytes);
         if (capacity > device->info.max_alloc_bytes || pool->live + capacity > pool->budget)

@@ -16,9 +16,10 @@ static const struct {
     /* Mesa's first OpenCL: its compiler is unmaintained and miscompiles kernels with barriers. */
     {.platform = "clover", .flags = OD_QUIRK_UNUSABLE, .note = "Clover is unmaintained; use rusticl (RUSTICL_ENABLE)"},
     /* A simulator: a binary keeps no source lines, which its reports need; it rejects the scopes that clang makes of
-     * restrict in inlined functions, so kernels write RESTRICT there. */
+     * restrict in inlined functions, so kernels write RESTRICT there. It knows what of a buffer is initialised only up
+     * to the size of its first write. */
     {.platform = "oclgrind",
-     .flags = OD_QUIRK_NO_BINARIES,
+     .flags = OD_QUIRK_NO_BINARIES | OD_QUIRK_SAME_SIZE,
      .options = "-DRESTRICT=",
      .note = "a simulator, for finding errors; very slow"},
     /* A software rasteriser: right, and good for tests. It tells its SIMD width (32) as the work-group limit of every
