@@ -77,9 +77,12 @@ Test(train, resumes_byol_mlp_after_sigint) {
     interrupt_and_resume("--method byol --head mlp --loss cosine --micro-batch 8", SIGINT);
 }
 
-static ino_t inode_of(const char *path) {
+/* When the run's checkpoint was written, in ns; 0: there is none. */
+static int64_t checkpoint_time(const char *run) {
     struct stat info;
-    return stat(path, &info) ? 0 : info.st_ino;
+    if (stat(in_scratch("%s/checkpoint.safetensors", run), &info))
+        return 0;
+    return (int64_t)info.st_mtim.tv_sec * 1000000000 + info.st_mtim.tv_nsec;
 }
 
 static void pause_us(long us) {
@@ -87,19 +90,20 @@ static void pause_us(long us) {
     (void)nanosleep(&t, NULL);
 }
 
-/* Wait until the run has written a checkpoint of its own, then `us` more, then kill it. false: it ended before. */
-static bool kill_in_training(cli_child child, ino_t before, long us) {
-    for (int i = 0; i < 60000 && inode_of(in_scratch("parts/checkpoint.safetensors")) == before; i++) {
-        if (metrics_count("parts", "epoch") >= 3) /* of 3 */
-            break;
-        pause_us(500);
-    }
-    pause_us(us);
+/* Kill a run of 3 epochs once it has written a checkpoint of its own (`before`: the last one's time), and either `us`
+ * later or, with us < 0, as soon as another one is on its way. false: it ended by itself. */
+static bool kill_in_training(cli_child child, int64_t before, long us) {
+    for (int i = 0; i < 100000 && checkpoint_time("parts") == before && metrics_count("parts", "epoch") < 3; i++)
+        pause_us(300);
+    for (int i = 0; us < 0 && i < 3000 && files_with(in_scratch("parts"), ".tmp-") == 0; i++)
+        pause_us(10);
+    pause_us(us < 0 ? 0 : us);
     (void)kill(child.pid, SIGKILL);
     return cli_wait(child).signal == SIGKILL;
 }
 
-/* SIGKILL while checkpoints are written, one a step: whatever was on its way, the one that is there is whole. */
+/* SIGKILL while checkpoints are written, one a step: whatever was on its way, the one that is there is whole, and what
+ * was left half-written goes with the next run. */
 Test(train, a_kill_at_any_moment_leaves_a_checkpoint_that_resumes) {
     const char options[] = "--steps 48 --checkpoint-every 1 --eval-every 0 --quiet --method byol --proj-hidden 512";
     uint32_t random = 12345;
@@ -107,11 +111,11 @@ Test(train, a_kill_at_any_moment_leaves_a_checkpoint_that_resumes) {
     cli_result whole = tiny_train("whole", options);
     cli_expect(&whole, 0, "");
     for (int i = 0; i < 14; i++) {
-        ino_t before = inode_of(in_scratch("parts/checkpoint.safetensors"));
+        int64_t before = checkpoint_time("parts");
         random = random * 1664525u + 1013904223u;
         cli_child child =
             before ? cli_start("train --resume --out %s --quiet", in_scratch("parts")) : tiny_start("parts", options);
-        if (!kill_in_training(child, before, (long)(random >> 16) % 8000))
+        if (!kill_in_training(child, before, i % 2 ? -1 : (long)(random >> 16) % 5000))
             break; /* the run is complete */
         kills++;
         cr_assert_gt(tensors_with(in_scratch("parts"), ""), 20); /* opened, so checked against its size */
@@ -121,6 +125,7 @@ Test(train, a_kill_at_any_moment_leaves_a_checkpoint_that_resumes) {
     }
     fprintf(stderr, "%d kills, %d of them while a checkpoint was being written\n", kills, in_writing);
     cr_assert_geq(kills, 5, "only %d kills in the middle of the run", kills);
+    spew(in_scratch("parts/checkpoint.safetensors.tmp-1-0"), "half", 4);
     cli_result resumed = cli("train --resume --out %s", in_scratch("parts"));
     cli_expect(&resumed, 0, "");
     expect_same_run("whole", "parts");
