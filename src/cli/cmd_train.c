@@ -49,8 +49,10 @@ static od_status load_resumed(od_train_config *config) {
         return od_fail(OD_ERR_MEMORY, "no memory for a configuration");
     od_status status = config->out[0] ? OD_OK : od_fail(OD_ERR_USAGE, "--resume needs --out DIR, the run to continue");
     if (!status && !(status = od_checkpoint_path(config->out, &path)) &&
-        !(status = od_checkpoint_open(path, &file, info)))
+        !(status = od_checkpoint_open(path, &file, info))) {
         *config = info->config;
+        config->quiet = false; /* said anew each time */
+    }
     od_safetensors_close(file);
     free(path);
     free(info);

@@ -299,12 +299,12 @@ static od_status log_epoch(trainer *t, uint64_t epoch, double accuracy, double f
     t->result->z_std = c->z_std;
     t->result->images_per_s = rate;
     return od_run_log(&t->run,
-                      json_pack("{s:s, s:I, s:I, s:o, s:o, s:f, s:o, s:f, s:f, s:f, s:f, s:f, s:f}", "event", "epoch",
+                      json_pack("{s:s, s:I, s:I, s:o, s:o, s:f, s:o, s:f, s:f, s:f, s:o, s:o, s:f}", "event", "epoch",
                                 "epoch", (json_int_t)epoch, "step", (json_int_t)p->step, "loss", number_or_null(loss),
                                 "knn", number_or_null(accuracy), "effective_rank", c->effective_rank, "feature_rank",
                                 number_or_null(feature_rank), "z_std", c->z_std, "participation_ratio",
-                                c->participation, "mean_correlation", c->mean_correlation, "offdiag_norm", norm,
-                                "offdiag_max", largest, "images_per_s", rate));
+                                c->participation, "mean_correlation", c->mean_correlation, "offdiag_norm",
+                                number_or_null(norm), "offdiag_max", number_or_null(largest), "images_per_s", rate));
 }
 
 static od_status finish_epoch(trainer *t) {
