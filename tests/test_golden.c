@@ -26,7 +26,7 @@ enum { GRAD, VALUE, MOMENTUM, STATS, TARGET_VALUE, TARGET_STATS, EVAL, QUANTITIE
 
 /* ---- the hash that both sides share ----------------------------------------------------------------------------- */
 
-static uint32_t salt;
+static uint32_t salt; /* of the case at hand */
 
 static uint32_t mix(uint32_t h) { /* MurmurHash3's finaliser */
     h ^= h >> 16;
@@ -125,7 +125,6 @@ static od_safetensors *open_golden(void) {
     od_safetensors *file = NULL;
     snprintf(path, sizeof path, "%s/tests/golden/step.safetensors", root ? root : ".");
     OD_MUST(od_safetensors_open(path, &file));
-    salt = (uint32_t)strtoul(od_safetensors_metadata(file, "salt"), NULL, 10);
     return file;
 }
 
@@ -147,6 +146,9 @@ static void golden_load(golden *g, const od_safetensors *file, const char *label
                                   .loss = strcmp(loss, "cosine") == 0 ? OD_LOSS_COSINE : OD_LOSS_NORMALIZED,
                                   .seed = 1};
     cr_assert(od_head_parse(head, &g->config.head), "%s", head);
+    snprintf(key, sizeof key, "%s.salt", g->name);
+    cr_assert_not_null(od_safetensors_metadata(file, key), "%s", key);
+    salt = (uint32_t)strtoul(od_safetensors_metadata(file, key), NULL, 10);
     snprintf(key, sizeof key, "%s.params", g->name);
     g->params = strdup(od_safetensors_metadata(file, key));
     snprintf(key, sizeof key, "%s.stats", g->name);
