@@ -121,7 +121,8 @@ static void walk(od_family family, const char *name, const char *variant) {
         unsigned pass = 1u << i % 3;
         char prefix[64];
         snprintf(prefix, sizeof prefix, "conv %s %s", name, pass_names[i % 3]);
-        if (!od_test_affords(od_conv_flop(&c->shape, c->n) / 2) || !od_case(cs, CASE_FORMAT, prefix, CASE_ARGS(c)))
+        double work = od_conv_flop(&c->shape, c->n) / 2 * (family == OD_FAMILY_CPU ? 1 : 10); /* scalar work-items */
+        if (!od_test_affords(work) || !od_case(cs, CASE_FORMAT, prefix, CASE_ARGS(c)))
             continue;
         od_conv *conv = NULL;
         if (!od_case_ok(cs, od_conv_create(device, &c->shape, pass, &conv)))
