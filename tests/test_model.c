@@ -261,7 +261,7 @@ Test(model, gradients_and_loss_accumulate) {
         }
         cr_assert_gt(norm, 1e-6);
         cr_assert_lt(sqrt(difference / norm), 2e-6, "head %s", od_head_name((od_head_kind)head));
-        cr_assert_float_eq(*loss_twice, 2 * *loss_once, 1e-6 * fabs(*loss_once) + 1e-7);
+        cr_assert_float_eq(*loss_twice, 2 * *loss_once, 1e-6F * fabsf(*loss_once) + 1e-7F);
         free(once);
         free(twice);
         free(loss_once);

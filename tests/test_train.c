@@ -178,7 +178,7 @@ static void diagonal_and_rest(const char *name, double *diagonal, double *rest) 
     *diagonal = *rest = 0;
     for (size_t i = 0; i < count; i++) {
         double *at = i / d == i % d ? diagonal : rest;
-        *at = fmax(*at, fabs(v[i]));
+        *at = fmax(*at, fabsf(v[i]));
         uint32_t bits;
         memcpy(&bits, &v[i], sizeof bits);
         cr_assert(i / d != i % d || bits == 0, "V[%zu, %zu] has bits %08x", i / d, i / d, bits);
@@ -219,8 +219,8 @@ Test(train, the_byol_target_is_the_moving_average_of_the_weights) {
     for (size_t i = 0; i < count; i++) {
         error = fmax(error, fabs(0.5 * w[0][i] + 0.5 * w[1][i] - target[1][i]));
         error = fmax(error, fabs(0.25 * w[0][i] + 0.25 * w[1][i] + 0.5 * w[2][i] - target[2][i]));
-        moved = fmax(moved, fabs(w[2][i] - w[0][i]));
-        apart = fmax(apart, fabs(w[2][i] - target[2][i]));
+        moved = fmax(moved, fabsf(w[2][i] - w[0][i]));
+        apart = fmax(apart, fabsf(w[2][i] - target[2][i]));
     }
     cr_assert_lt(error, 1e-6);
     cr_assert_gt(moved, 1e-3);

@@ -139,10 +139,12 @@ static void write_changed(change c) {
             add_changed(writer, file, od_safetensors_at(file, i), &c);
     for (int i = 0; i < 4; i++) {
         const char *value = od_safetensors_metadata(file, keys[i]);
-        char *text = malloc(strlen(value) + 256), *at = NULL;
-        strcpy(text, value);
-        if (c.found && (at = strstr(text, c.found)))
-            (void)sprintf(at, "%s%s", c.instead, value + (at - text) + strlen(c.found));
+        const char *at = c.found ? strstr(value, c.found) : NULL;
+        char *text = NULL;
+        if (at)
+            cr_assert_gt(asprintf(&text, "%.*s%s%s", (int)(at - value), value, c.instead, at + strlen(c.found)), 0);
+        else
+            text = strdup(value);
         if (!is(c.leave_out, keys[i]))
             OD_MUST(od_safetensors_add_metadata(writer, keys[i], text));
         free(text);
@@ -251,7 +253,8 @@ Test(faults, a_checkpoint_of_another_model_is_refused) {
 
 Test(faults, bad_data_is_one_line_and_leaves_nothing) {
     size_t bytes = 0;
-    const char *path = strdup(in_scratch("data/train-images-idx3-ubyte"));
+    char path[512];
+    (void)snprintf(path, sizeof path, "%s", in_scratch("data/train-images-idx3-ubyte"));
     char *good = slurp(path, &bytes);
     cli_result r = tiny_train("out", "--data /nonexistent");
     expect_line(&r, 1, "/nonexistent");

@@ -147,6 +147,8 @@ od_status od_conv_bn_backward(od_conv_bn *l, const od_net *net, od_span dx, od_s
 
 /* ---- two-layer perceptron --------------------------------------------------------------------------------------- */
 
+enum { MLP_SPANS = 6 };
+
 od_status od_mlp_create(od_mlp *l, const od_builder *b, const char *prefix, int in, int hidden, int out, bool out_bias,
                         bool out_bn) {
     const od_net *net = b->net;
@@ -166,16 +168,16 @@ od_status od_mlp_create(od_mlp *l, const od_builder *b, const char *prefix, int 
     if (!net->max_rows)
         return OD_OK;
     size_t rows = net->max_rows;
-    od_span *spans[] = {&l->u1, &l->y1, &l->d_hidden, &l->u2, &l->d_out, out_bn ? &l->y2 : NULL};
-    for (size_t i = 0; i < sizeof spans / sizeof *spans; i++)
+    od_span *spans[MLP_SPANS] = {&l->u1, &l->y1, &l->d_hidden, &l->u2, &l->d_out, out_bn ? &l->y2 : NULL};
+    for (size_t i = 0; i < MLP_SPANS; i++)
         if (spans[i] && (status = od_span_create(net->device, rows * (i < 3 ? hidden : out), spans[i])))
             return od_fail_in(status, "activations of %s for %zu rows: ", prefix, rows);
     return OD_OK;
 }
 
 void od_mlp_destroy(od_mlp *l) {
-    od_span *spans[] = {&l->u1, &l->y1, &l->d_hidden, &l->u2, &l->d_out, &l->y2};
-    for (size_t i = 0; i < sizeof spans / sizeof *spans; i++)
+    od_span *spans[MLP_SPANS] = {&l->u1, &l->y1, &l->d_hidden, &l->u2, &l->d_out, &l->y2};
+    for (size_t i = 0; i < MLP_SPANS; i++)
         od_buffer_release(spans[i]->buffer);
     od_bn_layer_destroy(&l->bn1);
     od_bn_layer_destroy(&l->bn2);

@@ -173,8 +173,8 @@ static bool unpack_state(const json_t *state, od_checkpoint_info *info) {
     info->micro_batch = micro >= 2 && micro <= info->config.batch && info->config.batch % micro == 0 ? (int)micro : 0;
     const json_t *before = json_object_get(state, "knn_before");
     info->progress.knn_before = json_is_number(before) ? json_number_value(before) : NAN;
-    strcpy(info->data_dir, data_dir);
-    strcpy(info->device, device);
+    snprintf(info->data_dir, sizeof info->data_dir, "%s", data_dir);
+    snprintf(info->device, sizeof info->device, "%s", device);
     return true;
 }
 

@@ -2,6 +2,7 @@
  * -> optimiser, EMA -> losses to the host now and then -> evaluation, metrics and checkpoint at each epoch's end. */
 #include <math.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -77,7 +78,7 @@ static od_status open_data(trainer *t) {
     info->classes = d->classes;
     memcpy(info->mean, d->mean, sizeof info->mean);
     memcpy(info->std, d->std, sizeof info->std);
-    strcpy(info->data_dir, d->dir);
+    snprintf(info->data_dir, sizeof info->data_dir, "%s", d->dir);
     od_loader_options options = {.batch = c->batch, .seed = c->seed, .shuffle = true, .drop_last = true};
     if ((status = od_loader_create(d, &d->train, &options, &t->loader)))
         return status;
@@ -135,12 +136,13 @@ static od_status build_model(trainer *t) {
                                      micro, c->seed);
         if (!status)
             status = try_passes(t, &model_config, micro);
-        if (status != OD_ERR_DEVICE_MEMORY || c->micro_batch || !smaller_part(c->batch, micro))
+        const int smaller = c->micro_batch ? 0 : smaller_part(c->batch, micro);
+        if (status != OD_ERR_DEVICE_MEMORY || smaller == 0)
             break;
         od_views_destroy(&t->views);
         od_model_destroy(t->model);
         t->model = NULL;
-        micro = smaller_part(c->batch, micro);
+        micro = smaller;
     }
     if (status)
         return status;
@@ -312,7 +314,7 @@ static od_status finish_epoch(trainer *t) {
     od_progress_state *p = &t->info.progress;
     uint64_t epoch = (p->step + t->batches - 1) / t->batches;
     double accuracy = NAN, feature_rank = NAN;
-    od_collapse collapse;
+    od_collapse collapse = {0};
     od_status status = OD_OK;
     if ((status = flush_losses(t)) || (status = projection_metrics(t, &collapse)))
         return status;
@@ -413,7 +415,7 @@ static od_status prepare(trainer *t) {
     describe(t);
     if (file && (status = resume_state(t, file)))
         goto out;
-    strcpy(t->info.device, od_device_get_info(t->device)->name);
+    snprintf(t->info.device, sizeof t->info.device, "%s", od_device_get_info(t->device)->name);
     json_t *about = about_run(t);
     status = about ? od_run_write_config(&t->run, c, about) : od_fail(OD_ERR_MEMORY, "no memory for config.json");
     json_decref(about);

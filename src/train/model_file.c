@@ -1,5 +1,6 @@
 /* What is done with a finished checkpoint: evaluation and export. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -113,8 +114,8 @@ od_status od_evaluate(const char *path, const od_eval_options *o, od_eval_result
     if (status)
         return status;
     const od_train_config *c = &l.info.config;
-    strcpy(r->dataset, c->dataset);
-    strcpy(r->encoder, od_encoder_names[c->encoder]);
+    snprintf(r->dataset, sizeof r->dataset, "%s", c->dataset);
+    snprintf(r->encoder, sizeof r->encoder, "%s", od_encoder_names[c->encoder]);
     r->width = od_train_width(c);
     r->steps = l.info.progress.step;
     if (o->protocol == 1) {

@@ -284,11 +284,12 @@ static void put_be(unsigned char *p, uint32_t v) {
 static void draw_image(unsigned char *pixels, int label, uint32_t *state) {
     double angle = label * 0.314, phase = 0;
     for (int i = 0; i < 28 * 28; i++) {
+        const int x = i % 28, y = i / 28;
         *state = *state * 1664525u + 1013904223u;
         double noise = (*state >> 8) * 0x1p-24;
         if (i == 0)
             phase = 6.28 * noise;
-        double wave = sin(0.7 * (cos(angle) * (i % 28) + sin(angle) * (i / 28)) + phase);
+        double wave = sin(0.7 * (cos(angle) * x + sin(angle) * y) + phase);
         pixels[i] = (unsigned char)(100 + 80 * wave + 60 * noise);
     }
 }
@@ -313,10 +314,11 @@ static void write_split(const char *images_name, const char *labels_name, int n,
 
 void cli_setup(void) {
     od_test_use_cache();
-    char *cache = strdup(getenv("XDG_CACHE_HOME") ? getenv("XDG_CACHE_HOME") : "");
+    const char *variable = getenv("XDG_CACHE_HOME");
+    char *cache = variable ? strdup(variable) : NULL;
     const char *device = getenv("OFFDIAG_TEST_DEVICE");
     scratch_init(); /* points XDG_CACHE_HOME at the scratch directory: cold builds, seconds for each child */
-    if (cache[0])
+    if (cache)
         (void)setenv("XDG_CACHE_HOME", cache, 1);
     free(cache);
     if (device && device[0])
