@@ -5,6 +5,7 @@
 #include "offdiag/status.h"
 
 od_status cmd_devices(int argc, char **argv);
+od_status cmd_selftest(int argc, char **argv);
 od_status cmd_train(int argc, char **argv);
 od_status cmd_eval(int argc, char **argv);
 od_status cmd_export(int argc, char **argv);

@@ -13,6 +13,7 @@ static const struct {
     od_status (*run)(int argc, char **argv);
 } commands[] = {
     {"devices", "list the OpenCL devices and what `auto` takes", cmd_devices},
+    {"selftest", "known answers of every kernel on a device", cmd_selftest},
     {"train", "train an encoder without labels", cmd_train},
     {"eval", "evaluate a run's encoder: kNN or linear", cmd_eval},
     {"export", "write a run's encoder with torchvision's names", cmd_export},

@@ -1,0 +1,166 @@
+/* Losses with their gradients, the off-diagonal head, optimiser steps and random fills. */
+#include <math.h>
+
+#include "base/rng.h"
+#include "cli/selftest/runner.h"
+#include "offdiag/ops/head.h"
+#include "offdiag/ops/loss.h"
+#include "offdiag/ops/optim.h"
+#include "reference/loss_ref.h"
+
+/* Both views' rows, each compared with its partner's; the symmetrised half of the loss. */
+static void check_pair(od_check *k, bool cosine, int rows, int d) {
+    size_t n = (size_t)rows * (size_t)d;
+    od_check_operation(k, cosine ? "cosine_loss" : "squared_error");
+    od_check_case(k, "%d rows of %d", rows, d);
+    float *p = od_check_normals(k, n, 0), *t = od_check_normals(k, n, 1), *old = od_check_uniforms(k, 1, 2);
+    double *dp_ref = od_check_alloc(k, n * sizeof *dp_ref), *dt_ref = od_check_alloc(k, n * sizeof *dt_ref);
+    od_span ps = od_check_input(k, p, n), ts = od_check_input(k, t, n), loss = od_check_inout(k, old, 1);
+    od_span dp = od_check_output(k, n), dt = od_check_output(k, n);
+    if (!od_check_ready(k))
+        return;
+    double ref = old[0] + (cosine ? loss_ref_cosine : loss_ref_squared)(dp_ref, dt_ref, p, t, rows, d, rows / 2, 0.5);
+    od_status status =
+        (cosine ? od_cosine_loss : od_squared_error)(k->device, loss, dp, dt, ps, ts, rows, d, rows / 2, 0.5f, true);
+    if (!od_check_ran(k, status))
+        return;
+    od_check_near(k, "loss", loss, &ref, 1e-5);
+    od_check_near(k, "dp", dp, dp_ref, 1e-5);
+    od_check_near(k, "dt", dt, dt_ref, 1e-5);
+}
+
+static void check_cross_entropy(od_check *k, int rows, int classes) {
+    size_t n = (size_t)rows * (size_t)classes;
+    od_check_operation(k, "cross_entropy");
+    od_check_case(k, "%d rows of %d classes", rows, classes);
+    float *logits = od_check_normals(k, n, 0), *draws = od_check_uniforms(k, (size_t)rows, 1);
+    int32_t *labels = od_check_alloc(k, (size_t)rows * sizeof *labels);
+    double *ref = od_check_alloc(k, n * sizeof *ref), correct_ref = 0;
+    for (int i = 0; labels && draws && logits && i < rows; i++) {
+        labels[i] = i == rows - 1 ? -1 : (int32_t)(draws[i] * (float)classes); /* the last one is no class */
+        if (i % 3 == 0 && labels[i] >= 0)
+            logits[(size_t)i * (size_t)classes + (size_t)labels[i]] =
+                9; /* right, so that there is something to count */
+    }
+    od_span in = od_check_input(k, logits, n), label_span = od_check_input(k, labels, (size_t)rows);
+    od_span loss = od_check_output(k, 1), correct = od_check_output(k, 1), gradient = od_check_output(k, n);
+    if (!od_check_ready(k))
+        return;
+    double loss_ref = loss_ref_cross_entropy(ref, &correct_ref, logits, labels, rows, classes, 2);
+    if (!od_check_ran(k, od_softmax_cross_entropy(k->device, loss, correct, gradient, in, label_span.buffer,
+                                                  label_span.offset, rows, classes, 2.0f, false)))
+        return;
+    od_check_near(k, "loss", loss, &loss_ref, 1e-5);
+    od_check_near(k, "correct", correct, &correct_ref, 0);
+    od_check_near(k, "dlogits", gradient, ref, 1e-5);
+}
+
+void od_check_loss(od_check *k) {
+    static const int widths[] = {3, 33, 64, 260};
+    for (size_t i = 0; i < sizeof widths / sizeof *widths && !k->stopped; i++)
+        for (int cosine = 0; cosine < 2; cosine++)
+            check_pair(k, cosine, 14, widths[i]);
+    check_cross_entropy(k, 13, 10);
+    check_cross_entropy(k, 5, 257);
+}
+
+/* W, the mask and the norm of V, whose diagonal is NaN and must not show. */
+static void check_head(od_check *k, int d) {
+    size_t n = (size_t)d * (size_t)d;
+    od_check_operation(k, "offdiag_head");
+    od_check_case(k, "width %d", d);
+    float *v = od_check_normals(k, n, 0);
+    float *w_ref = od_check_alloc(k, n * sizeof *w_ref), *mask_ref = od_check_alloc(k, n * sizeof *mask_ref);
+    if (!od_check_ready(k))
+        return;
+    double norm_ref[2] = {0, 0};
+    for (size_t i = 0; i < n; i++) {
+        bool diagonal = i % ((size_t)d + 1) == 0;
+        w_ref[i] = diagonal ? 1 : v[i];
+        mask_ref[i] = diagonal ? 0 : v[i];
+        norm_ref[0] += (double)mask_ref[i] * mask_ref[i];
+        norm_ref[1] = fmax(norm_ref[1], fabs((double)mask_ref[i]));
+        if (diagonal)
+            v[i] = NAN;
+    }
+    norm_ref[0] = sqrt(norm_ref[0]);
+    od_span vs = od_check_input(k, v, n), w = od_check_output(k, n), dw = od_check_inout(k, v, n);
+    od_span norm = od_check_output(k, 2);
+    if (!od_check_ready(k))
+        return;
+    if (od_check_ran(k, od_offdiag_weight(k->device, w, vs, d)))
+        od_check_words(k, "W", w, w_ref);
+    if (od_check_ran(k, od_offdiag_mask(k->device, dw, d)))
+        od_check_words(k, "dV", dw, mask_ref);
+    if (od_check_ran(k, od_offdiag_norm(k->device, norm, vs, d)))
+        od_check_near(k, "norm", norm, norm_ref, 1e-5);
+}
+
+static void check_steps(od_check *k, size_t n) {
+    const float lr = 0.05f, mu = 0.9f, decay = 1e-2f, tau = 0.99f;
+    od_check_operation(k, "sgd_step");
+    od_check_case(k, "%zu elements", n);
+    float *p = od_check_normals(k, n, 0), *m = od_check_normals(k, n, 1), *g = od_check_normals(k, n, 2);
+    double *p_ref = od_check_alloc(k, n * sizeof *p_ref), *m_ref = od_check_alloc(k, n * sizeof *m_ref);
+    od_span ps = od_check_inout(k, p, n), ms = od_check_inout(k, m, n), gs = od_check_input(k, g, n);
+    if (!od_check_ready(k))
+        return;
+    for (size_t i = 0; i < n; i++) {
+        m_ref[i] = (double)mu * m[i] + g[i] + (double)decay * p[i];
+        p_ref[i] = p[i] - lr * m_ref[i];
+    }
+    if (od_check_ran(k, od_sgd_step(k->device, ps, ms, gs, n, lr, mu, decay))) {
+        od_check_near(k, "parameters", ps, p_ref, 1e-6);
+        od_check_near(k, "momentum", ms, m_ref, 1e-6);
+    }
+
+    od_check_operation(k, "ema_step");
+    od_check_case(k, "%zu elements", n);
+    float *target = od_check_normals(k, n, 0), *online = od_check_normals(k, n, 1);
+    double *ref = od_check_alloc(k, n * sizeof *ref);
+    od_span targets = od_check_inout(k, target, n), onlines = od_check_input(k, online, n);
+    if (!od_check_ready(k))
+        return;
+    for (size_t i = 0; i < n; i++)
+        ref[i] = (double)tau * target[i] + (1 - (double)tau) * online[i];
+    if (od_check_ran(k, od_ema_step(k->device, targets, onlines, n, tau)))
+        od_check_near(k, "target", targets, ref, 1e-6);
+}
+
+/* What the host draws: the same bits, but for logarithm and cosine. */
+static void check_fills(od_check *k, size_t n) {
+    const uint64_t seed = 0x123456789abcdef0u, stream = 0xfedcba9876543210u;
+    od_check_operation(k, "fill_uniform");
+    od_check_case(k, "%zu elements", n);
+    float *host = od_check_alloc(k, n * sizeof *host);
+    od_span out = od_check_output(k, n);
+    if (!od_check_ready(k))
+        return;
+    od_rng_fill_uniform(host, n, -0.3f, 0.7f, seed, stream);
+    if (od_check_ran(k, od_fill_uniform(k->device, out, n, -0.3f, 0.7f, seed, stream)))
+        od_check_words(k, "x", out, host);
+
+    od_check_operation(k, "fill_normal");
+    od_check_case(k, "%zu elements", n);
+    host = od_check_alloc(k, n * sizeof *host);
+    double *ref = od_check_alloc(k, n * sizeof *ref);
+    out = od_check_output(k, n);
+    if (!od_check_ready(k))
+        return;
+    od_rng_fill_normal(host, n, 1.5f, seed, stream);
+    for (size_t i = 0; i < n; i++)
+        ref[i] = host[i];
+    if (od_check_ran(k, od_fill_normal(k->device, out, n, 1.5f, seed, stream)))
+        od_check_near(k, "x", out, ref, 1e-5);
+}
+
+void od_check_optim(od_check *k) {
+    static const int widths[] = {2, 33, 64};
+    for (size_t i = 0; i < sizeof widths / sizeof *widths && !k->stopped; i++)
+        check_head(k, widths[i]);
+    static const size_t sizes[] = {1, 77, 20003};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes && !k->stopped; i++) {
+        check_steps(k, sizes[i]);
+        check_fills(k, sizes[i]);
+    }
+}

@@ -1,0 +1,152 @@
+/* Batch normalisation, with the ReLU and the residual of a ResNet block. */
+#include <string.h>
+
+#include "cli/selftest/runner.h"
+#include "reference/norm_ref.h"
+
+enum { AFFINE = 1, RELU = 2, RESIDUAL = 4, RUNNING = 8 };
+
+typedef struct norm_data {
+    od_bn_shape shape;
+    unsigned flags;
+    size_t count, c;
+    float *x, *gamma, *beta, *residual, *mean, *var; /* gamma, beta, residual: NULL where there is none */
+    norm_ref_input in;
+    od_bn_params params;
+    od_bn_fuse fuse;
+    od_span xs;
+} norm_data;
+
+static void open_case(od_check *k, norm_data *d, const char *operation) {
+    const od_bn_shape *s = &d->shape;
+    od_check_operation(k, operation);
+    od_check_case(k, "%d groups of %d rows of %d%s%s%s", s->groups, s->rows, s->c, d->flags & AFFINE ? ", affine" : "",
+                  d->flags & RELU ? ", relu" : "", d->flags & RESIDUAL ? ", residual" : "");
+    d->c = (size_t)s->c;
+    d->count = (size_t)s->groups * (size_t)s->rows * d->c;
+    d->x = od_check_normals(k, d->count, 0);
+    d->gamma = d->flags & AFFINE ? od_check_normals(k, d->c, 1) : NULL;
+    d->beta = d->flags & AFFINE ? od_check_normals(k, d->c, 2) : NULL;
+    d->residual = d->flags & RESIDUAL ? od_check_normals(k, d->count, 3) : NULL;
+    d->mean = od_check_normals(k, d->c, 4);
+    d->var = od_check_uniforms(k, d->c, 5);
+    for (size_t i = 0; d->x && i < d->count; i++)
+        d->x[i] = d->x[i] * 2 + 7; /* far from 0: a variance from E[x^2] would show */
+    for (size_t i = 0; d->var && i < d->c; i++)
+        d->var[i] += 0.5f;
+    d->in = (norm_ref_input){d->x, d->gamma, d->beta, d->residual, (d->flags & RELU) != 0};
+    d->params = (od_bn_params){
+        .gamma = od_check_input(k, d->gamma, d->c), .beta = od_check_input(k, d->beta, d->c), .momentum = 0.1f};
+    d->fuse = (od_bn_fuse){.relu = d->in.relu, .residual = od_check_input(k, d->residual, d->count)};
+    d->xs = od_check_input(k, d->x, d->count);
+}
+
+static void check_forward(od_check *k, norm_data *d) {
+    open_case(k, d, "bn_forward");
+    size_t stats = (size_t)d->shape.groups * d->c;
+    double *ref = od_check_alloc(k, d->count * sizeof *ref), *mean = od_check_alloc(k, stats * sizeof *mean);
+    double *rstd = od_check_alloc(k, stats * sizeof *rstd), *saved_ref = od_check_alloc(k, 2 * stats * sizeof *mean);
+    double *running_mean = od_check_alloc(k, d->c * sizeof *mean),
+           *running_var = od_check_alloc(k, d->c * sizeof *mean);
+    od_span y = od_check_output(k, d->count), saved = od_check_output(k, 2 * stats);
+    if (d->flags & RUNNING) {
+        d->params.running_mean = od_check_inout(k, d->mean, d->c);
+        d->params.running_var = od_check_inout(k, d->var, d->c);
+    }
+    if (!od_check_ready(k))
+        return;
+    for (size_t i = 0; i < d->c; i++) {
+        running_mean[i] = d->mean[i];
+        running_var[i] = d->var[i];
+    }
+    norm_ref_forward(ref, mean, rstd, running_mean, running_var, &d->shape, &d->in, d->params.momentum);
+    for (size_t g = 0; g < (size_t)d->shape.groups; g++) {
+        memcpy(saved_ref + 2 * g * d->c, mean + g * d->c, d->c * sizeof *mean);
+        memcpy(saved_ref + (2 * g + 1) * d->c, rstd + g * d->c, d->c * sizeof *rstd);
+    }
+    if (!od_check_ran(k, od_bn_forward(k->device, &d->shape, &d->params, &d->fuse, y, saved, d->xs)))
+        return;
+    od_check_near(k, "y", y, ref, 1e-5);
+    od_check_near(k, "saved", saved, saved_ref, 1e-5);
+    if (d->flags & RUNNING) {
+        od_check_near(k, "running_mean", d->params.running_mean, running_mean, 1e-5);
+        od_check_near(k, "running_var", d->params.running_var, running_var, 1e-5);
+    }
+}
+
+static void check_inference(od_check *k, norm_data *d) {
+    open_case(k, d, "bn_inference");
+    double *ref = od_check_alloc(k, d->count * sizeof *ref);
+    od_span y = od_check_output(k, d->count);
+    d->params.running_mean = od_check_input(k, d->mean, d->c);
+    d->params.running_var = od_check_input(k, d->var, d->c);
+    if (!od_check_ready(k))
+        return;
+    norm_ref_inference(ref, &d->shape, &d->in, d->mean, d->var);
+    if (od_check_ran(k, od_bn_inference(k->device, &d->shape, &d->params, &d->fuse, y, d->xs)))
+        od_check_near(k, "y", y, ref, 1e-5);
+}
+
+static void check_backward(od_check *k, norm_data *d, bool accumulate) {
+    open_case(k, d, "bn_backward");
+    size_t stats = (size_t)d->shape.groups * d->c;
+    bool affine = d->flags & AFFINE;
+    float *dy = od_check_normals(k, d->count, 6), *y = od_check_alloc(k, d->count * sizeof *y);
+    float *saved = od_check_alloc(k, 2 * stats * sizeof *saved), *old = od_check_normals(k, d->c, 7);
+    double *wide = od_check_alloc(k, d->count * sizeof *wide), *mean = od_check_alloc(k, stats * sizeof *mean);
+    double *rstd = od_check_alloc(k, stats * sizeof *rstd), *dx_ref = od_check_alloc(k, d->count * sizeof *dx_ref);
+    double *dgamma_ref = od_check_alloc(k, d->c * sizeof *mean), *dbeta_ref = od_check_alloc(k, d->c * sizeof *mean);
+    if (!od_check_ready(k))
+        return;
+    norm_ref_forward(wide, mean, rstd, NULL, NULL, &d->shape, &d->in, 0);
+    for (size_t i = 0; i < d->count; i++)
+        y[i] = (float)wide[i];
+    for (size_t i = 0; i < stats; i++) {
+        saved[i + i / d->c * d->c] = (float)mean[i];
+        saved[i + i / d->c * d->c + d->c] = (float)rstd[i];
+    }
+    for (size_t i = 0; accumulate && i < d->c; i++)
+        dgamma_ref[i] = dbeta_ref[i] = old[i];
+    od_span dx = od_check_output(k, d->count), dys = od_check_input(k, dy, d->count);
+    od_span ys = d->in.relu ? od_check_input(k, y, d->count) : OD_NO_SPAN;
+    od_span saveds = od_check_input(k, saved, 2 * stats);
+    od_span d_residual = d->flags & RESIDUAL ? od_check_output(k, d->count) : OD_NO_SPAN;
+    od_span dgamma = OD_NO_SPAN, dbeta = OD_NO_SPAN;
+    if (affine) {
+        dgamma = accumulate ? od_check_inout(k, old, d->c) : od_check_output(k, d->c);
+        dbeta = accumulate ? od_check_inout(k, old, d->c) : od_check_output(k, d->c);
+    }
+    if (!od_check_ready(k))
+        return;
+    norm_ref_backward(dx_ref, wide, dgamma_ref, dbeta_ref, &d->shape, &d->in, dy, y);
+    if (!od_check_ran(k, od_bn_backward(k->device, &d->shape, &d->params, &d->fuse, dx, d_residual, dgamma, dbeta, dys,
+                                        ys, d->xs, saveds, accumulate)))
+        return;
+    od_check_near(k, "dx", dx, dx_ref, 1e-5);
+    if (d_residual.buffer)
+        od_check_near(k, "d_residual", d_residual, wide, 1e-5);
+    if (affine) {
+        od_check_near(k, "dgamma", dgamma, dgamma_ref, 1e-5);
+        od_check_near(k, "dbeta", dbeta, dbeta_ref, 1e-5);
+    }
+}
+
+void od_check_norm(od_check *k) {
+    static const struct {
+        int groups, rows, c;
+        unsigned flags;
+    } rows[] = {
+        {1, 98, 16, AFFINE | RELU | RUNNING},
+        {2, 75, 33, AFFINE | RELU | RESIDUAL | RUNNING},
+        {2, 64, 64, AFFINE | RUNNING},
+        {2, 48, 128, 0},
+        {1, 700, 64, AFFINE | RELU | RESIDUAL | RUNNING},
+        {1, 33, 260, AFFINE | RUNNING},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows && !k->stopped; i++) {
+        norm_data d = {.shape = {rows[i].groups, rows[i].rows, rows[i].c, 1e-5f}, .flags = rows[i].flags};
+        check_forward(k, &d);
+        check_inference(k, &d);
+        check_backward(k, &d, i % 2 == 1);
+    }
+}
