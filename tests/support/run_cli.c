@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -46,6 +47,7 @@ static void pause_ms(long ms) {
 static void become(char **argv, const char *out, const char *err) {
     int null = open("/dev/null", O_RDONLY), out_fd = open(out, O_WRONLY | O_CREAT | O_TRUNC, 0600);
     int err_fd = open(err, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* a failed test leaves nothing running */
     (void)dup2(null, STDIN_FILENO);
     (void)dup2(out_fd, STDOUT_FILENO);
     (void)dup2(err_fd, STDERR_FILENO);
