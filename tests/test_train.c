@@ -304,3 +304,50 @@ Test(train, exports_torchvisions_names) {
     r = cli("export %s", in_scratch("run"));
     cli_expect(&r, 2, "--out");
 }
+
+/* ---- embedding -------------------------------------------------------------------------------------------------- */
+
+/* The data of a float .npy file whose header must hold `shape`; *count values follow. */
+static float *read_npy(const char *path, const char *type, const char *shape, size_t *count) {
+    size_t bytes = 0;
+    char *file = slurp(path, &bytes);
+    cr_assert(file && bytes > 10 && memcmp(file, "\x93NUMPY\x01\x00", 8) == 0, "%s: no .npy file", path);
+    size_t header = 10 + (unsigned char)file[8] + 256u * (unsigned char)file[9];
+    cr_assert(header < bytes && header % 64 == 0 && file[header - 1] == '\n');
+    file[header - 1] = '\0';
+    cr_assert(strstr(file + 10, shape) && strstr(file + 10, type) && strstr(file + 10, "'fortran_order': False"),
+              "%s: %s", path, file + 10);
+    *count = (bytes - header) / 4;
+    return (float *)(file + header);
+}
+
+Test(train, embeds_features_labels_and_inputs_as_numpy_arrays) {
+    cli_result r = tiny_train("run", "--steps 4");
+    cli_expect(&r, 0, "");
+    size_t n = 0, n_inputs = 0, n_labels = 0, n_again = 0;
+    r = cli("embed %s --limit 5 --out %s --labels %s --images %s", in_scratch("run"), in_scratch("f.npy"),
+            in_scratch("l.npy"), in_scratch("i.npy"));
+    cli_expect(&r, 0, "");
+    float *features = read_npy(in_scratch("f.npy"), "<f4", "(5, 16,)", &n);
+    float *inputs = read_npy(in_scratch("i.npy"), "<f4", "(5, 14, 14, 4,)", &n_inputs);
+    int32_t *labels = (int32_t *)read_npy(in_scratch("l.npy"), "<i4", "(5,)", &n_labels);
+    cr_assert_eq(n, 5 * 16);
+    cr_assert_eq(n_inputs, 5 * 14 * 14 * 4);
+    cr_assert_eq(n_labels, 5);
+    double spread = 0;
+    for (size_t i = 0; i < 16; i++)
+        spread += fabs(features[i] - features[16 + i]);
+    cr_assert_gt(spread, 1e-6, "two images have the same features");
+    for (size_t i = 3; i < n_inputs; i += 4)
+        cr_assert_eq(inputs[i], 0);
+    for (int i = 0; i < 5; i++)
+        cr_assert(labels[i] >= 0 && labels[i] < 10);
+    /* a feature does not depend on how many images are asked for */
+    r = cli("embed %s --out %s", in_scratch("run"), in_scratch("all.npy"));
+    cli_expect(&r, 0, "");
+    float *again = read_npy(in_scratch("all.npy"), "<f4", "(64, 16,)", &n_again);
+    for (size_t i = 0; i < n; i++)
+        cr_assert_float_eq(again[i], features[i], 1e-6 + 1e-5 * fabs(features[i]));
+    r = cli("embed %s", in_scratch("run"));
+    cli_expect(&r, 2, "--out");
+}

@@ -72,6 +72,10 @@ void od_device_close(od_device *device); /* NULL is fine */
 const od_device_info *od_device_get_info(const od_device *device);
 od_family
 od_device_family(const od_device *device); /* AUTO already resolved by the device's type: CPU or GPU, or as forced */
+/* How many rounds all loops of one work-item may make together; 0: any number. A limit is a driver's quirk (see
+ * src/device/quirks.c): past it loops end early, without an error. Operations cut their work into more work-items, or
+ * refuse it. */
+uint64_t od_device_loop_limit(const od_device *device);
 bool od_family_parse(const char *text, od_family *out); /* "auto" "ref" "cpu" "gpu" */
 const char *od_family_name(od_family family);
 

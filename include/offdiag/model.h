@@ -66,7 +66,8 @@ extern const char *const od_encoder_names[]; /* NULL-terminated */
 
 typedef struct od_model od_model;
 
-/* The tables alone, without a device: which tensors a model of this configuration has. Release with od_param_table_free. */
+/* The tables alone, without a device: which tensors a model of this configuration has. Release with
+ * od_param_table_free. */
 od_status od_model_tables(const od_model_config *config, od_param_table *params, od_param_table *stats);
 void od_param_table_free(od_param_table *table);
 

@@ -106,6 +106,19 @@ typedef struct od_eval_result {
 /* path: a run directory or a checkpoint file. */
 od_status od_evaluate(const char *path, const od_eval_options *options, od_eval_result *result);
 
+typedef struct od_embed_options {
+    char device[256], data[1024]; /* data "": where the run found it */
+    int kernels;                  /* an od_family */
+    int split;                    /* 0 test, 1 train (all of it, the run's --limit aside) */
+    int limit;                    /* the first N images; 0: all */
+    char out[1024];               /* features (n, F) float32 .npy */
+    char labels[1024];            /* labels (n) int32 .npy; "": none */
+    char images[1024];            /* the encoder's inputs (n, S, S, 4) float32 .npy, normalised; "": none */
+} od_embed_options;
+
+/* Write the features of a checkpoint's encoder, in evaluation mode, as NumPy arrays. *n: images, *d: F. */
+od_status od_embed(const char *path, const od_embed_options *options, int *n, int *d);
+
 /* The encoder of a checkpoint under torchvision's names (no prefix, num_batches_tracked included), as safetensors. */
 od_status od_export(const char *path, const char *out);
 

@@ -8,7 +8,9 @@ od_status cmd_devices(int argc, char **argv);
 od_status cmd_selftest(int argc, char **argv);
 od_status cmd_train(int argc, char **argv);
 od_status cmd_eval(int argc, char **argv);
+od_status cmd_embed(int argc, char **argv);
 od_status cmd_export(int argc, char **argv);
+od_status cmd_theory(int argc, char **argv);
 od_status cmd_bench(int argc, char **argv);
 
 #endif

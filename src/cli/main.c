@@ -16,7 +16,9 @@ static const struct {
     {"selftest", "known answers of every kernel on a device", cmd_selftest},
     {"train", "train an encoder without labels", cmd_train},
     {"eval", "evaluate a run's encoder: kNN or linear", cmd_eval},
+    {"embed", "write the features of a run's encoder as .npy", cmd_embed},
     {"export", "write a run's encoder with torchvision's names", cmd_export},
+    {"theory", "watch the paper's theory in the small", cmd_theory},
     {"bench", "time matrix products, convolutions or a training step", cmd_bench},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/npy.h"
 #include "train/checkpoint.h"
 #include "train/config.h"
 #include "train/evaluate.h"
@@ -131,6 +132,50 @@ od_status od_evaluate(const char *path, const od_eval_options *o, od_eval_result
         r->bank = protocol.bank;
         r->queries = protocol.queries;
     }
+    close_loaded(&l);
+    return status;
+}
+
+/* ---- embedding -------------------------------------------------------------------------------------------------- */
+
+/* The encoder's inputs (n, S, S, 4) for the first images of a split, on the host. */
+static od_status host_inputs(loaded *l, const od_split *split, float **out) {
+    size_t image = (size_t)l->views.size * l->views.size * 4;
+    int chunk = l->views.capacity;
+    od_status status = OD_OK;
+    *out = malloc(split->n * image * sizeof **out);
+    if (!*out)
+        return od_fail(OD_ERR_MEMORY, "no memory for %d images", split->n);
+    for (int first = 0; first < split->n && !status; first += chunk) {
+        int count = split->n - first < chunk ? split->n - first : chunk;
+        if (!(status = od_views_plain(&l->views, split, first, count)))
+            status = od_span_read(l->views.x, *out + first * image, count * image);
+    }
+    return status;
+}
+
+od_status od_embed(const char *path, const od_embed_options *o, int *n, int *d) {
+    loaded l;
+    float *features = NULL, *inputs = NULL;
+    od_status status = open_loaded(&l, path, o->device, (od_family)o->kernels, o->data);
+    if (status)
+        return status;
+    od_split *split = o->split ? &l.dataset->train : &l.dataset->test;
+    od_split_limit(split, (size_t)o->limit);
+    *n = split->n;
+    *d = od_model_feature_dim(l.model);
+    size_t side = (size_t)l.views.size;
+    const size_t features_shape[] = {(size_t)*n, (size_t)*d}, inputs_shape[] = {(size_t)*n, side, side, 4};
+    if ((status = host_features(&l, split, &features)) ||
+        (status = od_npy_write_f32(o->out, features, 2, features_shape)))
+        goto out;
+    if (o->labels[0] && (status = od_npy_write_i32(o->labels, split->labels, 1, features_shape)))
+        goto out;
+    if (o->images[0] && !(status = host_inputs(&l, split, &inputs)))
+        status = od_npy_write_f32(o->images, inputs, 4, inputs_shape);
+out:
+    free(features);
+    free(inputs);
     close_loaded(&l);
     return status;
 }
