@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "offdiag/device.h"
 #include "offdiag/status.h"
 
 #ifdef __cplusplus
@@ -56,6 +57,7 @@ typedef struct od_theory_config {
     int rows;    /* observations for each doubling of the step: times are known to 1/rows; 0: by level */
     int threads; /* expected level; 0: one for each processor */
     char device[256];
+    od_family kernels;
 } od_theory_config;
 
 /* The reference setting: expected gradients, off-diagonal head, controlled start, 40 seeds. */

@@ -250,7 +250,7 @@ static const double stage[STAGES][STAGES - 1] = {
 };
 static const double error_weight[STAGES] = {71. / 57600,      0,         -71. / 16695, 71. / 1920,
                                             -17253. / 339200, 22. / 525, -1. / 40};
-static const double tolerance = 1e-10;
+static const double tolerance = 1e-9;
 
 /* The largest error of a step of length h, in units of what is allowed. */
 static double step_error(const od_theory_config *c, const od_theory_state *down, const od_theory_state *s, double h) {

@@ -218,7 +218,8 @@ static od_status train(job *j, const double *steps, size_t rows, double *paths) 
 od_status theory_sampled(const od_theory_config *c, const od_theory_state *starts, const double *steps, size_t rows,
                          double *paths, double *seconds, char device[256]) {
     job j = {.c = c};
-    od_status status = od_device_open(c->device[0] ? c->device : NULL, NULL, &j.device);
+    const od_device_options options = {.family = c->kernels};
+    od_status status = od_device_open(c->device[0] ? c->device : NULL, &options, &j.device);
     if (status)
         return status;
     snprintf(device, 256, "%s", od_device_get_info(j.device)->name);
