@@ -122,14 +122,15 @@ __kernel GROUP(TEAM, 1, 1) void knn_best_team(__global float *best_sim, ulong be
             bins[b] = 0;
         barrier(CLK_LOCAL_MEM_FENCE);
         const ulong upper = shift == 56 ? 0 : ~(ulong)0 << (shift + 8);
-        if (!done)
+        const uint finished = done; /* a copy: compilers read `done` ahead of `lane == 0`, while that lane writes it */
+        if (!finished)
             for (int t = lane; t < candidates; t += TEAM) {
                 const ulong key = CANDIDATE(t);
                 if ((key & upper) == prefix)
                     atomic_inc(&bins[(key >> shift) & (BINS - 1)]);
             }
         barrier(CLK_LOCAL_MEM_FENCE);
-        if (lane == 0 && !done) {
+        if (lane == 0 && !finished) {
             int b = BINS - 1;
             for (; bins[b] < missing; b--)
                 missing -= bins[b];
