@@ -27,7 +27,8 @@ enum {
     OD_QUIRK_NO_BINARIES = 2, /* its program binaries can't be trusted or lose something */
     OD_QUIRK_GROUP_SIZE = 4,  /* tells kernels' work-group limits too low: the device's own holds */
     OD_QUIRK_SAVE_LATE = 8,   /* compiles for seconds when asked for binaries: ask when the device is closed */
-    OD_QUIRK_SAME_SIZE = 16   /* a pooled buffer serves again only for as many bytes */
+    OD_QUIRK_SAME_SIZE = 16,  /* a pooled buffer serves again only for as many bytes */
+    OD_QUIRK_LOOP_LIMIT = 32  /* all loops of a work-item end early after 65,535 rounds together */
 };
 typedef struct od_quirks {
     unsigned flags;

@@ -110,6 +110,11 @@ od_family od_device_family(const od_device *device) {
     return device->family;
 }
 
+uint64_t od_device_loop_limit(const od_device *device) {
+    /* Short of 65,535: callers count the loops that matter, not each one. */
+    return device->quirks.flags & OD_QUIRK_LOOP_LIMIT ? 60000 : 0;
+}
+
 od_status od_device_flush(od_device *device) {
     device->unflushed = 0;
     cl_int error = clFlush(device->queue);

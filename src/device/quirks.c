@@ -23,10 +23,11 @@ static const struct {
      .options = "-DRESTRICT=",
      .note = "a simulator, for finding errors; very slow"},
     /* A software rasteriser: right, and good for tests. It tells its SIMD width (32) as the work-group limit of every
-     * kernel, although groups up to the device's limit run right. */
+     * kernel, although groups up to the device's limit run right. A guard against shaders that hang ends every loop of
+     * a work-item, without a word, once it has gone round 65,535 times in all of them (LP_MAX_TGSI_LOOP_ITERATIONS). */
     {.platform = "rusticl",
      .name = "llvmpipe",
-     .flags = OD_QUIRK_GROUP_SIZE,
+     .flags = OD_QUIRK_GROUP_SIZE | OD_QUIRK_LOOP_LIMIT,
      .note = "a software device; PoCL is faster on CPUs"},
     /* Compiles every kernel once more, for any work-group size, when it is asked for a binary: 0.1 to 0.3 s a
      * kernel. */

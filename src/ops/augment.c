@@ -184,11 +184,8 @@ static const augment_run run_gpu_local = {"-DGROUP=128 -DNX=32 -DLOCAL", 128, tr
 static const augment_run run_gpu = {"-DGROUP=128 -DNX=32", 128, false};
 static const augment_run run_ref = {"-DGROUP=1 -DNX=1", 1, false};
 
-/* Mesa's llvmpipe leaves every loop, without a word, once a work-item has gone round 65,535 times in all its loops. */
 static bool fits_rounds(const od_device *device, const void *shape, const char **why) {
-    const od_device_info *info = od_device_get_info(device);
-    *why = "too many loop rounds for one work-item of llvmpipe";
-    return !strstr(info->name, "llvmpipe") || plan_work(shape).rounds < 60000;
+    return od_variant_loops(device, plan_work(shape).rounds, why);
 }
 
 static bool fits_local(const od_device *device, const void *shape, const char **why) {

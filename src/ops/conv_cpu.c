@@ -50,9 +50,42 @@ typedef struct cpu_conv {
     od_kernel *pack, *main, *pad, *sum;
 } cpu_conv;
 
+/* Where the driver limits the rounds of a work-item's loops, which walk far here: upper bounds of what they need. The
+ * larger channel count stands for both, and the widest tile for each. */
+enum { MOST_COLS = 32, MOST_ROWS = 13 };
+
+/* Of conv_direct, a register tile: its taps, its rows, and the columns of a partial vector. */
+static int64_t tile_rounds(const od_conv_shape *s) {
+    const int channels = s->c_in > s->c_out ? s->c_in : s->c_out;
+    return (int64_t)s->kernel_h * s->kernel_w * (channels + 1) + MOST_ROWS * (1 + MOST_COLS);
+}
+
+/* Of conv_direct_weight with one tap, a pixel: the list, then each tile of channels reads it. */
+static int64_t pixel_rounds(const od_conv_shape *s) {
+    const int run = s->c_in <= NARROW_CHANNELS ? s->c_in * s->kernel_w : s->c_in;
+    return 2 + run / 4;
+}
+
+/* Of conv_weight_sum, a chunk. */
+static int64_t chunk_rounds(const od_conv_shape *s) {
+    const int run = s->c_in <= NARROW_CHANNELS ? s->c_in * s->kernel_w : s->c_in;
+    return (int64_t)run * (s->c_out % 16 ? 16 : 4);
+}
+
+static bool loops_fit(const od_device *device, const od_conv_shape *s, const char **why) {
+    const int channels = s->c_in > s->c_out ? s->c_in : s->c_out;
+    const int64_t row = (int64_t)(s->w + 2 * s->pad) * (channels + MOST_COLS);             /* conv_pad */
+    const int64_t pixels = (int64_t)od_conv_out_h(s) * od_conv_out_w(s) * pixel_rounds(s); /* of one image */
+    const int64_t limit = (int64_t)od_device_loop_limit(device);
+    return od_variant_loops(device, tile_rounds(s), why) && od_variant_loops(device, row, why) &&
+           od_variant_loops(device, (int64_t)channels * MOST_COLS, why) && /* packing */
+           (!limit || od_variant_loops(device, (pixels / limit + 1) * chunk_rounds(s), why));
+}
+
 bool od_conv_cpu_supports(const od_device *device, const void *shape, const char **why) {
-    (void)device;
     const od_conv_shape *s = shape;
+    if (!loops_fit(device, s, why))
+        return false;
     int64_t in = (int64_t)(s->h + 2 * s->pad) * (s->w + 2 * s->pad) * s->c_in;
     int64_t out = (int64_t)od_conv_out_h(s) * od_conv_out_w(s) * s->c_out;
     /* the lists of backward by weights hold 32-bit offsets from the first image of a slab: 256 more images at most */
@@ -180,6 +213,8 @@ static od_status cpu_run(void *state, const od_conv_args *args) {
         int64_t blocks = od_div_up(cores * BLOCKS_PER_CORE, c->panels);
         int64_t block = (pixels + blocks - 1) / blocks;
         block = (block + c->rows - 1) / c->rows * c->rows;
+        const int64_t limit = (int64_t)od_device_loop_limit(c->device), most = limit / tile_rounds(&c->shape) * c->rows;
+        block = limit && block > most ? most : block;
         blocks = (pixels + block - 1) / block;
         int64_t under = (int64_t)c->rows * c->shape.kernel_h * g->w_in * g->pitch * (int64_t)sizeof(float);
         int group = under <= GROUP_BYTES && args->n >= c->rows ? c->rows : 1;
@@ -219,6 +254,13 @@ static weight_cut cut_weight(const cpu_conv *c, int n) {
     int64_t useful = (pixels + c->tile->slab - 1) / c->tile->slab;
     chunks = chunks < most ? chunks : most;
     chunks = chunks < useful ? chunks : useful;
+    const int64_t limit = (int64_t)od_device_loop_limit(c->device);
+    if (limit) { /* more of everything; the caller has seen to it that the partial sums can be added up */
+        cut.taps_in_group = 1;
+        cut.groups = g->taps;
+        const int64_t least = pixels * pixel_rounds(&c->shape) / limit + 1;
+        chunks = chunks < least ? least : chunks;
+    }
     chunks = chunks < 1 ? 1 : chunks;
     int64_t chunk = (pixels + chunks - 1) / chunks;
     cut.chunk = (int)chunk;
@@ -233,8 +275,7 @@ static int readable_columns(const cpu_conv *c, int c_out) {
     return full + (rest == 0 ? 0 : rest <= c->tile->vw ? c->tile->vw : c->cols);
 }
 
-static od_status cpu_weight_run(void *state, const od_conv_args *args) {
-    cpu_conv *c = state;
+static od_status weight_run(cpu_conv *c, const od_conv_args *args) {
     const od_conv_gather *g = &c->gather;
     const od_conv_shape *s = &c->shape;
     weight_cut cut = cut_weight(c, args->n);
@@ -260,6 +301,28 @@ static od_status cpu_weight_run(void *state, const od_conv_args *args) {
     od_buffer_release(part.buffer);
     od_buffer_release(x_copy.buffer);
     od_buffer_release(dy_copy.buffer);
+    return status;
+}
+
+/* Where loop rounds are limited, the images in pieces that conv_weight_sum can add up. */
+static od_status cpu_weight_run(void *state, const od_conv_args *args) {
+    cpu_conv *c = state;
+    const od_conv_gather *g = &c->gather;
+    const int64_t limit = (int64_t)od_device_loop_limit(c->device);
+    if (!limit)
+        return weight_run(c, args);
+    const int64_t image = (int64_t)g->grid_h * g->grid_w * pixel_rounds(&c->shape);
+    const int64_t chunks = limit / chunk_rounds(&c->shape) - 1; /* the last may be a part of one */
+    const int64_t most = chunks * limit / image;
+    od_conv_args piece = *args;
+    od_status status = OD_OK;
+    for (int begin = 0; begin < args->n && !status; begin += piece.n) {
+        piece.n = args->n - begin < most ? args->n - begin : most < 1 ? 1 : (int)most;
+        piece.in = od_span_at(args->in, (size_t)begin * c->shape.h * c->shape.w * c->shape.c_in);
+        piece.grad = od_span_at(args->grad, (size_t)begin * g->grid_h * g->grid_w * c->shape.c_out);
+        piece.accumulate = begin > 0 || args->accumulate;
+        status = weight_run(c, &piece);
+    }
     return status;
 }
 

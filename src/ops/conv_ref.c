@@ -17,6 +17,11 @@ static od_status ref_create(od_device *device, const od_conv_shape *shape, unsig
     const char *name = pass == OD_CONV_FORWARD         ? "conv_ref_forward"
                        : pass == OD_CONV_BACKWARD_DATA ? "conv_ref_backward_data"
                                                        : "conv_ref_backward_weight";
+    const uint64_t window = (uint64_t)shape->kernel_h * shape->kernel_w, limit = od_device_loop_limit(device);
+    const int summed = pass == OD_CONV_FORWARD ? shape->c_in : shape->c_out;
+    if (limit && pass != OD_CONV_BACKWARD_WEIGHT && window * (summed + 2) > limit)
+        return od_fail(OD_ERR_UNSUPPORTED, "convolution: a sum over %dx%d taps of %d channels is too long for %s",
+                       shape->kernel_h, shape->kernel_w, summed, od_device_get_info(device)->name);
     ref_conv *c = calloc(1, sizeof *c);
     if (!c)
         return od_fail(OD_ERR_MEMORY, "convolution: no memory for a plan");
@@ -53,6 +58,8 @@ static od_status run_weight(ref_conv *c, const od_conv_args *args) {
     size_t rows = (size_t)s->kernel_h * s->kernel_w * s->c_in, count = rows * s->c_out;
     uint64_t chunk = (pixels + MAX_CHUNKS - 1) / MAX_CHUNKS;
     chunk = chunk < MIN_CHUNK ? MIN_CHUNK : chunk;
+    const uint64_t limit = od_device_loop_limit(c->device);
+    chunk = limit && chunk > limit ? limit : chunk;
     int chunks = (int)((pixels + chunk - 1) / chunk);
     od_span part;
     od_status status = od_span_create(c->device, count * chunks, &part);

@@ -69,14 +69,24 @@ static od_status make_call(od_gemm_call *call, const od_gemm_shape *shape, od_sp
 }
 
 static od_status run(od_device *device, const od_variant *variant, od_gemm_call *call) {
-    const od_gemm_shape *s = &call->shape;
+    od_gemm_shape *s = &call->shape;
     if (s->m == 0 || s->n == 0)
         return OD_OK;
     if (s->k == 0) { /* C = beta C: ref reads neither operand then, and any buffer stands for them */
         call->a = call->b = call->c;
         return od_gemm_ref(device, call);
     }
-    return ((od_gemm_fn)variant->run)(device, call);
+    const uint64_t limit = od_device_loop_limit(device) / OD_GEMM_LOOPS;
+    const int k = s->k, piece = limit && limit < (uint64_t)k ? (int)limit : k;
+    od_status status = OD_OK;
+    for (int begin = 0; begin < k && status == OD_OK; begin += piece) { /* each adds to the sum of those before */
+        s->k = piece < k - begin ? piece : k - begin;
+        status = ((od_gemm_fn)variant->run)(device, call);
+        call->a.offset += (size_t)piece * (s->trans_a ? (size_t)s->lda : 1);
+        call->b.offset += (size_t)piece * (s->trans_b ? 1 : (size_t)s->ldb);
+        call->beta = 1.0f;
+    }
+    return status;
 }
 
 od_status od_gemm(od_device *device, const od_gemm_shape *shape, od_span c, od_span a, od_span b, float alpha,

@@ -63,7 +63,11 @@ od_status od_gemm_cpu(od_device *device, const od_gemm_call *call) {
     int blocks = ceil_div(wanted, panels);
     if (blocks > ceil_div(s->m, 4 * rows))
         blocks = ceil_div(s->m, 4 * rows);
-    const int block_rows = ceil_div(ceil_div(s->m, blocks), rows) * rows;
+    int block_rows = ceil_div(ceil_div(s->m, blocks), rows) * rows;
+    /* For each step of k: a round to copy each column, and at most two for each tile. */
+    const int most_rows = (OD_GEMM_LOOPS - columns) / 2 * rows;
+    if (od_device_loop_limit(device) && block_rows > most_rows)
+        block_rows = most_rows;
     blocks = ceil_div(s->m, block_rows);
     od_gemm_slices slices;
     status = od_gemm_slices_begin(device, call, panels < wanted ? ceil_div(wanted, panels * blocks) : 1,

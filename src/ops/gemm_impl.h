@@ -17,6 +17,10 @@ od_status od_gemm_ref(od_device *device, const od_gemm_call *call);
 od_status od_gemm_cpu(od_device *device, const od_gemm_call *call);
 od_status od_gemm_gpu(od_device *device, const od_gemm_call *call);
 
+/* Where the driver limits a work-item's loop rounds, od_gemm hands over as much of k as leaves so many for each step.
+ */
+enum { OD_GEMM_LOOPS = 64 };
+
 /* A product cut along k into `slices`: where each writes its part (slices, m, n), to be summed in a fixed order. One
  * slice writes C itself. */
 typedef struct od_gemm_slices {

@@ -84,7 +84,9 @@ static od_status workspace_create(od_device *device, const od_knn_shape *s, int 
     *w = (workspace){0};
     /* On a CPU the similarities stay in its cache until they are merged; a GPU wants large launches. */
     const bool cpu = od_device_get_info(device)->type == OD_DEVICE_CPU;
-    const int most_rows = cpu ? 512 : 1024, most_columns = cpu ? 4096 : 16384;
+    const int most_rows = cpu ? 512 : 1024;
+    /* Each column of a chunk may sink through a heap, of 17 levels at most where loop rounds are limited. */
+    const int most_columns = od_device_loop_limit(device) ? 2048 : cpu ? 4096 : 16384;
     w->rows = at_most(s->queries, (size_t)most_rows);
     w->rows = at_most(w->rows, WORKSPACE_ELEMENTS / ((in_place ? 2 : 4) * (size_t)k));
     w->rows = at_most(w->rows, WORKSPACE_ELEMENTS / (2 * (size_t)s->classes));
@@ -142,6 +144,10 @@ od_status od_knn_vote(od_device *device, const od_knn_shape *shape, int32_t *pre
     if (s->queries == 0)
         return OD_OK;
     const int k = s->k < s->bank ? s->k : s->bank;
+    const uint64_t limit = od_device_loop_limit(device);
+    if (limit && 2 * ((uint64_t)k + (uint64_t)s->classes) > limit / 3)
+        return od_fail(OD_ERR_UNSUPPORTED, "knn: k %d with %d classes are too many for %s", k, s->classes,
+                       od_device_get_info(device)->name);
     const size_t chosen = od_variant_choose(device, "knn", variants, sizeof variants / sizeof variants[0], shape);
     const merge_fn merge = (merge_fn)variants[chosen].run;
     workspace w;

@@ -15,9 +15,18 @@ static od_status check_sizes(const char *operation, int n, int h, int w, int c) 
     return OD_OK;
 }
 
+/* Average pooling walks an image's pixels in one work-item. */
+static od_status check_average(const od_device *device, int n, int h, int w, int c) {
+    const uint64_t limit = od_device_loop_limit(device);
+    if (limit && h > 0 && w > 0 && (uint64_t)h * (uint64_t)w > limit)
+        return od_fail(OD_ERR_UNSUPPORTED, "avgpool: an image of %d x %d pixels is too large for %s", h, w,
+                       od_device_get_info(device)->name);
+    return check_sizes("avgpool", n, h, w, c);
+}
+
 od_status od_avgpool_forward(od_device *device, od_span y, od_span x, int n, int h, int w, int c) {
     od_kernel *kernel;
-    od_status status = check_sizes("avgpool", n, h, w, c);
+    od_status status = check_average(device, n, h, w, c);
     if (status == OD_OK)
         status = od_kernel_get(device, "pool", "", "avgpool_forward", &kernel);
     if (status != OD_OK)
@@ -27,7 +36,7 @@ od_status od_avgpool_forward(od_device *device, od_span y, od_span x, int n, int
 
 od_status od_avgpool_backward(od_device *device, od_span dx, od_span dy, int n, int h, int w, int c) {
     od_kernel *kernel;
-    od_status status = check_sizes("avgpool", n, h, w, c);
+    od_status status = check_average(device, n, h, w, c);
     if (status == OD_OK)
         status = od_kernel_get(device, "pool", "", "avgpool_backward", &kernel);
     if (status != OD_OK)

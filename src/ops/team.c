@@ -75,10 +75,20 @@ static size_t clamp(size_t x, size_t low, size_t high) {
     return x < low ? low : x > high ? high : x;
 }
 
+static size_t cpu_chunk_rows(size_t c) {
+    return clamp(32768 / c, 32, 2048);
+}
+
+/* Of a chunk, twice: its rows, in each of which vectors and then the last columns one by one. */
+static bool walks(const od_device *device, const void *shape, const char **why) {
+    const size_t c = (size_t)((const layout *)shape)->c;
+    return od_variant_loops(device, 2 * cpu_chunk_rows(c) * (1 + c / 16 + (c % 16 ? 3 : 0)), why);
+}
+
 od_columns od_columns_choose(const od_device *device, const char *operation, size_t rows, int c, const od_span *spans,
                              size_t span_count) {
     static const od_variant variants[] = {
-        {"cpu", OD_FAMILY_CPU, NULL, &columns_cpu},
+        {"cpu", OD_FAMILY_CPU, walks, &columns_cpu},
         {"gpu_narrow", OD_FAMILY_GPU, narrow, &columns_gpu_narrow},
         {"gpu_float4", OD_FAMILY_GPU, aligned_by_4, &columns_gpu_4},
         {"gpu", OD_FAMILY_GPU, NULL, &columns_gpu},
@@ -90,7 +100,7 @@ od_columns od_columns_choose(const od_device *device, const char *operation, siz
     /* GPU: enough work-groups to fill it, few enough partial sums to add up quickly. Else 128 KiB, so that a second
      * pass over a chunk reads one core's cache. */
     bool gpu = variants[chosen].family == OD_FAMILY_GPU;
-    columns.chunk_rows = gpu ? clamp(od_ceil_div(rows, 512), 128, 2048) : clamp(32768 / (size_t)c, 32, 2048);
+    columns.chunk_rows = gpu ? clamp(od_ceil_div(rows, 512), 128, 2048) : cpu_chunk_rows((size_t)c);
     columns.chunks = od_ceil_div(rows, columns.chunk_rows);
     return columns;
 }

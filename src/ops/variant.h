@@ -20,4 +20,11 @@ size_t od_variant_choose(const od_device *device, const char *operation, const o
 /* The operations of this process that had faster variants and yet ran `ref`; ends with NULL. */
 const char *const *od_variant_ref_used(void);
 
+/* Whether a work-item may make so many loop rounds (od_device_loop_limit); if not, why. For `supports`. */
+static inline bool od_variant_loops(const od_device *device, uint64_t rounds, const char **why) {
+    const uint64_t limit = od_device_loop_limit(device);
+    *why = "more loop rounds for one work-item than the driver allows";
+    return limit == 0 || rounds <= limit;
+}
+
 #endif
