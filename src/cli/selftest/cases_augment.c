@@ -113,7 +113,9 @@ static void check_draw(od_check *k) {
     od_check_case(k, "%d images", N);
     uint32_t *ids = od_check_alloc(k, N * sizeof *ids);
     od_augment_params *drawn = od_check_alloc(k, N * sizeof *drawn), host;
-    for (uint32_t i = 0; ids && i < N; i++)
+    if (!od_check_ready(k))
+        return;
+    for (uint32_t i = 0; i < N; i++)
         ids[i] = i * 214013u;
     od_span id_span = od_check_input(k, ids, N);
     if (!od_check_ready(k) || !od_check_ran(k, od_augment_draw_on(k->device, drawn, &policy, N, 32, 24, id_span.buffer,

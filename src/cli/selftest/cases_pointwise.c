@@ -23,7 +23,9 @@ static void check_relu(od_check *k, size_t n) {
     od_check_case(k, "%zu elements", n);
     float *dy = od_check_normals(k, n, 0), *dx = od_check_alloc(k, n * sizeof *dx);
     y = od_check_normals(k, n, 1);
-    for (size_t i = 0; y && i < n; i++)
+    if (!od_check_ready(k))
+        return;
+    for (size_t i = 0; i < n; i++)
         y[i] = y[i] > 0 ? y[i] : 0;
     od_span dys = od_check_input(k, dy, n), dxs = od_check_output(k, n);
     ys = od_check_input(k, y, n);
@@ -115,7 +117,9 @@ static void check_columns(od_check *k, size_t rows, int c, bool accumulate) {
     od_check_case(k, "%zu rows of %d", rows, c);
     x = od_check_normals(k, n, 0);
     ref = od_check_alloc(k, n * sizeof *ref);
-    for (size_t i = 0; x && i < (size_t)c; i++)
+    if (!od_check_ready(k))
+        return;
+    for (size_t i = 0; i < (size_t)c; i++)
         x[i] *= 1e-9f; /* shorter than eps */
     xs = od_check_input(k, x, n);
     out = od_check_output(k, n);

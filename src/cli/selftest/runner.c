@@ -180,9 +180,11 @@ static od_span make_tensor(od_check *k, const void *words, size_t elements, cons
     if (words)
         memcpy(all + t.span.offset, words, elements * sizeof *all);
     od_status status = od_buffer_create(k->device, total * sizeof *all, &t.span.buffer);
-    if (!status)
+    if (!status) {
         k->tensors[k->tensor_count++] = t;
-    if (status || (status = od_buffer_write(t.span.buffer, 0, all, total * sizeof *all))) {
+        status = od_buffer_write(t.span.buffer, 0, all, total * sizeof *all);
+    }
+    if (status) {
         fail_case(k, "%s", od_error_message());
         return OD_NO_SPAN;
     }
@@ -237,9 +239,9 @@ static uint32_t *read_tensor(od_check *k, od_span span, const od_check_tensor **
     return NULL;
 }
 
-void od_check_near(od_check *k, const char *name, od_span span, const double *ref, double tolerance) {
+void od_check_near(od_check *k, const char *name, od_span tensor, const double *ref, double tolerance) {
     const od_check_tensor *t = NULL;
-    uint32_t *words = read_tensor(k, span, &t);
+    uint32_t *words = read_tensor(k, tensor, &t);
     if (!words)
         return;
     double error2 = 0, norm2 = 0, largest = 0, scale = 0;
@@ -268,10 +270,10 @@ void od_check_near(od_check *k, const char *name, od_span span, const double *re
                   tolerance, at, t->elements, out, ref[at]);
 }
 
-void od_check_words(od_check *k, const char *name, od_span span, const void *words) {
+void od_check_words(od_check *k, const char *name, od_span tensor, const void *words) {
     const od_check_tensor *t = NULL;
     const uint32_t *ref = words;
-    uint32_t *out = read_tensor(k, span, &t);
+    uint32_t *out = read_tensor(k, tensor, &t);
     if (!out)
         return;
     size_t i = 0;
