@@ -89,7 +89,7 @@ Test(long_loops, conv) {
          OD_CONV_ALL,
          {64, 64, 32, 1, 7, 7, 1, 3}}, /* few channels of one, many of the other: long walks, little work */
         {6, 3, OD_CONV_ALL, {64, 64, 1, 32, 7, 7, 1, 3}},
-        {17, 17, OD_CONV_BACKWARD_WEIGHT, {256, 256, 1, 1, 1, 1, 1, 0}}, /* 1,114,112 pixels */
+        {17, 1, OD_CONV_BACKWARD_WEIGHT, {256, 256, 1, 1, 1, 1, 1, 0}}, /* 1,114,112 pixels */
     };
     for (size_t f = 0; f < OD_COUNT(families); f++) {
         od_cases *cs = od_cases_begin(od_test_device(families[f]));
