@@ -14,25 +14,25 @@
  * means the same on every device. Antithetic copies (SIGNS 2): each sample also with the noise of view 1, of view 2, of
  * both negated. Everything is float, in arrays [group][slot][work-item][lane]. */
 #include "common.clh"
-#include "vector.clh"
 #include "philox_lanes.clh"
+#include "vector.clh"
 
 enum { THEORY_RNG = 5, PART_SAMPLE = 16, PART_NOISE, PART_BARTLETT, PART_CHI };
 
 /* Sizes that are not constants of the program, and where a lane's arrays are. */
 typedef struct problem {
-    int d;                  /* coordinates of a neuron */
-    int batch, view;        /* samples; patches in a view */
+    int d;           /* coordinates of a neuron */
+    int batch, view; /* samples; patches in a view */
     int feature_patches, noise_patches;
     float noise, eta;
     uvec key[2];
-    __global vec *state;    /* W (M, d), E (M, M), the last loss */
-    __global vec *change;   /* (M, d): W's gradient */
-    __global vec *samples;  /* (batch, sample_slots) */
+    __global vec *state;   /* W (M, d), E (M, M), the last loss */
+    __global vec *change;  /* (M, d): W's gradient */
+    __global vec *samples; /* (batch, sample_slots) */
     __global const uint *counts, *features;
     __global const float *strengths;
 } problem;
-#define SLOT(base, i) (base)[(ulong)(i) * TEAM]
+#define SLOT(base, i) (base)[(ulong)(i)*TEAM]
 #if PROJECTED
 #define DIM(p) (K + M)
 #else
@@ -46,9 +46,9 @@ static inline int noise_blocks(const problem *p) {
 static inline int sample_slots(const problem *p) {
     return 4 * noise_blocks(p) + p->noise_patches * M + 2 * M + K + 1;
 }
-#define NOISE_AT(p)       0
-#define ALONG_AT(p)       (4 * noise_blocks(p))
-#define REST_AT(p)        (4 * noise_blocks(p) + (p)->noise_patches * M)
+#define NOISE_AT(p) 0
+#define ALONG_AT(p) (4 * noise_blocks(p))
+#define REST_AT(p)  (4 * noise_blocks(p) + (p)->noise_patches * M)
 
 /* What a sample is, apart from its noise patches. */
 typedef struct sample {
@@ -83,7 +83,8 @@ static inline ivec in_view_1(const problem *p, const sample *s, int patch) {
     return (vec)((float)patch) < (float)p->view - s->n1;
 }
 
-/* ---- forward ------------------------------------------------------------------------------------------------------ */
+/* ---- forward ------------------------------------------------------------------------------------------------------
+ */
 
 /* How many of the feature's patches fall into view 1 is hypergeometric; thresholds of 32 bits. */
 static inline sample draw_sample(const problem *p, uint i, uint step) {
@@ -242,7 +243,8 @@ static inline void deviations(const problem *p, const neurons *n, statistics *t)
     }
 }
 
-/* ---- backward ----------------------------------------------------------------------------------------------------- */
+/* ---- backward -----------------------------------------------------------------------------------------------------
+ */
 
 typedef struct gradients {
     vec head[M][M];
@@ -282,8 +284,8 @@ static inline void output_gradients(const problem *p, const neurons *n, const st
 }
 
 /* Add a sample's part to W's gradient. A noise patch X_p of a copy enters as its sign times X_p. */
-static inline void neuron_gradients(const problem *p, const neurons *n, const sample *s, __global vec *at,
-                                    vec (*df)[M], vec (*dg)[M], gradients *sum) {
+static inline void neuron_gradients(const problem *p, const neurons *n, const sample *s, __global vec *at, vec (*df)[M],
+                                    vec (*dg)[M], gradients *sum) {
     const int nd = DIM(p) - LO;
     __global vec *noise = &SLOT(at, NOISE_AT(p)), *along = &SLOT(at, ALONG_AT(p));
     vec odd_f[M], odd_g[M];
@@ -299,8 +301,8 @@ static inline void neuron_gradients(const problem *p, const neurons *n, const sa
         odd_f[r] *= (float)Q * p->noise;
         odd_g[r] *= (float)Q * p->noise;
         for (int l = 0; l < K; l++)
-            SLOT(p->change, r * DIM(p) + l) += (even_f * s->n1 + even_g * s->n2) * (float)Q * s->z[l] *
-                                               power(s->z[l] * n->w[r][l], Q - 1);
+            SLOT(p->change, r * DIM(p) + l) +=
+                (even_f * s->n1 + even_g * s->n2) * (float)Q * s->z[l] * power(s->z[l] * n->w[r][l], Q - 1);
     }
     for (int patch = 0; patch < p->noise_patches; patch++) {
         ivec first = in_view_1(p, s, patch);
@@ -341,7 +343,8 @@ static inline void backward(const problem *p, const neurons *n, const statistics
     }
 }
 
-/* ---- update ------------------------------------------------------------------------------------------------------- */
+/* ---- update -------------------------------------------------------------------------------------------------------
+ */
 
 #if PROJECTED
 /* sqrt of a chi-squared number with `freedom` degrees: minus twice the logarithm of a product of freedom / 2 uniforms,
@@ -381,7 +384,8 @@ static void triangular(vec (*out)[M], vec (*x)[2 * M]) {
     }
 }
 
-/* Move the neurons by N(0, eta^2 C) in each of `outside` further dimensions, and turn those into their M coordinates. */
+/* Move the neurons by N(0, eta^2 C) in each of `outside` further dimensions, and turn those into their M coordinates.
+ */
 static void move_outside(const problem *p, const gradients *by, uint step, int outside) {
     vec factor[M][M], bartlett[M][M], x[M][2 * M], w[M][M], normal[4 * CEIL_DIV(M * (M + 1) / 2, 4)];
     for (int b = 0; b < CEIL_DIV(M * (M + 1) / 2, 4); b++)
@@ -412,7 +416,6 @@ static void move_outside(const problem *p, const gradients *by, uint step, int o
 }
 #endif
 
-
 static inline neurons load_neurons(const problem *p) {
     neurons n;
     for (int r = 0; r < M; r++) {
@@ -438,7 +441,8 @@ static inline void update(const problem *p, neurons *n, const gradients *by, flo
     *n = load_neurons(p);
 }
 
-/* ---- the kernel --------------------------------------------------------------------------------------------------- */
+/* ---- the kernel ---------------------------------------------------------------------------------------------------
+ */
 
 /* The stride of observed steps: theory_stride on the host. */
 static inline uint row_stride(uint step, uint rows) {
@@ -463,15 +467,24 @@ static inline void observe(const problem *p, const neurons *n, vec loss, __globa
 
 /* Steps first_step to first_step + steps - 1 of every seed, and a row of the state before each observed one.
  * state (groups, M d + M M + 1); rows (rows of these steps, groups, 1 + M (K + 1 + M)); scratch (groups, batch
- * sample_slots + M d), all by (TEAM, V) lanes; counts (P0) and features (K - 1): thresholds of n1 and of the feature. */
+ * sample_slots + M d), all by (TEAM, V) lanes; counts (P0) and features (K - 1): thresholds of n1 and of the feature.
+ */
 TEAM_KERNEL theory_steps(__global vec *state, __global vec *rows, __global vec *scratch, __global const uint *counts,
                          __global const uint *features, __global const float *strengths, uint first_step, uint steps,
-                         uint rows_per_doubling, uint seed_low, uint seed_high, int dimension, int batch, int view_patches,
-                         int feature_patches, int noise_patches, float noise, float eta, float eta_head, int outside) {
+                         uint rows_per_doubling, uint seed_low, uint seed_high, int dimension, int batch,
+                         int view_patches, int feature_patches, int noise_patches, float noise, float eta,
+                         float eta_head, int outside) {
     const uint group = (uint)get_group_id(0), groups = (uint)get_num_groups(0), lane = (uint)get_local_id(0);
     const uvec index = lane_numbers() + (group * TEAM + lane) * V, low = seed_low + index;
-    problem p = {.d = dimension, .batch = batch, .view = view_patches, .feature_patches = feature_patches,
-                 .noise_patches = noise_patches, .noise = noise, .eta = eta, .counts = counts, .features = features,
+    problem p = {.d = dimension,
+                 .batch = batch,
+                 .view = view_patches,
+                 .feature_patches = feature_patches,
+                 .noise_patches = noise_patches,
+                 .noise = noise,
+                 .eta = eta,
+                 .counts = counts,
+                 .features = features,
                  .strengths = strengths};
     p.key[0] = low;
     p.key[1] = seed_high + select((uvec)(0u), (uvec)(1u), low < index);

@@ -230,9 +230,12 @@ od_status theory_sampled(const od_theory_config *c, const od_theory_state *start
     *seconds = now() - began;
 out:
     free(j.host);
-    od_buffer *const buffers[] = {j.state, j.rows, j.scratch, j.counts, j.features, j.strengths};
-    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
-        od_buffer_release(buffers[i]);
+    od_buffer_release(j.state);
+    od_buffer_release(j.rows);
+    od_buffer_release(j.scratch);
+    od_buffer_release(j.counts);
+    od_buffer_release(j.features);
+    od_buffer_release(j.strengths);
     od_device_close(j.device);
     return status;
 }
