@@ -53,6 +53,12 @@ static const conv_case cases[] = {
     {2, {40, 37, 4, 16, 3, 3, 1, 1}},
     {3, {32, 32, 16, 16, 3, 3, 1, 1}},
     {4, {17, 19, 8, 40, 3, 3, 2, 1}},
+    {10, {31, 33, 16, 16, 3, 3, 1, 1}},
+    /* what Winograd must also get right: other pads, and panels enough to share */
+    {2, {9, 7, 16, 24, 3, 3, 1, 0}},
+    {1, {5, 6, 24, 16, 3, 3, 1, 2}},
+    {1, {4, 4, 16, 20, 3, 3, 1, 3}},
+    {2, {7, 9, 16, 272, 3, 3, 1, 1}},
 };
 
 static size_t x_count(const conv_case *c) {
@@ -111,9 +117,10 @@ static void weight_case(od_cases *cs, od_conv *conv, const conv_case *c, const f
         od_case_expect(cs, sum, ref, 1e-5, 0);
 }
 
-/* All passes of all shapes on the variants of a family. */
-static void walk(od_family family, const char *name, const char *variant) {
+/* All passes of all shapes on the variants of a family; of the CPU's with Winograd where it can run, or nowhere. */
+static void walk(od_family family, const char *name, const char *variant, od_conv_winograd_use winograd) {
     od_device *device = od_test_device(family);
+    od_conv_winograd_mode = winograd;
     od_cases *cs = od_cases_begin(device);
     static const char *const pass_names[3] = {"forward", "data", "weight"};
     for (size_t i = 0; i < 3 * OD_COUNT(cases); i++) {
@@ -127,8 +134,12 @@ static void walk(od_family family, const char *name, const char *variant) {
         od_conv *conv = NULL;
         if (!od_case_ok(cs, od_conv_create(device, &c->shape, pass, &conv)))
             continue;
-        od_case_check(cs, strcmp(od_conv_variant(conv, pass), variant) == 0, "variant %s, not %s",
-                      od_conv_variant(conv, pass), variant);
+        const char *why, *expected = variant;
+        if (family == OD_FAMILY_CPU && pass != OD_CONV_BACKWARD_WEIGHT &&
+            od_conv_winograd_supports(device, &c->shape, &why))
+            expected = "cpu_winograd";
+        od_case_check(cs, strcmp(od_conv_variant(conv, pass), expected) == 0, "variant %s, not %s",
+                      od_conv_variant(conv, pass), expected);
         float *x = od_case_normals(cs, x_count(c), 0), *w = od_case_normals(cs, w_count(c), 1);
         float *dy = od_case_normals(cs, y_count(c), 2);
         if (pass == OD_CONV_FORWARD)
@@ -143,26 +154,40 @@ static void walk(od_family family, const char *name, const char *variant) {
 }
 
 Test(conv, ref) {
-    walk(OD_FAMILY_REF, "ref", "ref");
+    walk(OD_FAMILY_REF, "ref", "ref", OD_WINOGRAD_AUTO);
 }
 
 Test(conv, cpu) {
-    walk(OD_FAMILY_CPU, "cpu", "cpu_direct");
+    walk(OD_FAMILY_CPU, "cpu", "cpu_direct", OD_WINOGRAD_NEVER);
 }
 
 /* The register tiles for narrower vectors than this machine's. */
 Test(conv, cpu_width_8) {
     od_conv_cpu_width = 8;
-    walk(OD_FAMILY_CPU, "cpu8", "cpu_direct");
+    walk(OD_FAMILY_CPU, "cpu8", "cpu_direct", OD_WINOGRAD_NEVER);
 }
 
 Test(conv, cpu_width_4) {
     od_conv_cpu_width = 4;
-    walk(OD_FAMILY_CPU, "cpu4", "cpu_direct");
+    walk(OD_FAMILY_CPU, "cpu4", "cpu_direct", OD_WINOGRAD_NEVER);
+}
+
+Test(conv, winograd) {
+    walk(OD_FAMILY_CPU, "winograd", "cpu_direct", OD_WINOGRAD_ALWAYS);
+}
+
+Test(conv, winograd_width_8) {
+    od_conv_cpu_width = 8;
+    walk(OD_FAMILY_CPU, "winograd8", "cpu_direct", OD_WINOGRAD_ALWAYS);
+}
+
+Test(conv, winograd_width_4) {
+    od_conv_cpu_width = 4;
+    walk(OD_FAMILY_CPU, "winograd4", "cpu_direct", OD_WINOGRAD_ALWAYS);
 }
 
 Test(conv, gpu) {
-    walk(OD_FAMILY_GPU, "gpu", "gpu_implicit_gemm");
+    walk(OD_FAMILY_GPU, "gpu", "gpu_implicit_gemm", OD_WINOGRAD_AUTO);
 }
 
 static double dot(const float *a, const float *b, size_t count) {

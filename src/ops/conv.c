@@ -6,6 +6,7 @@
 
 /* Best first. */
 static const od_variant gather_variants[] = {
+    {"cpu_winograd", OD_FAMILY_CPU, od_conv_winograd_supports, &od_conv_winograd},
     {"cpu_direct", OD_FAMILY_CPU, od_conv_cpu_supports, &od_conv_cpu},
     {"gpu_implicit_gemm", OD_FAMILY_GPU, od_conv_gpu_supports, &od_conv_gpu},
     {"ref", OD_FAMILY_REF, NULL, &od_conv_ref},

@@ -1,0 +1,284 @@
+/* Convolution 3x3 with stride 1 for CPU devices by Winograd's F(4x4, 3x3), fused: forward, and backward by data as the
+ * same sum with turned, transposed weights.
+ *
+ * One work-item is one work-group: it owns a part of the scratch memory and takes blocks of tiles (4x4 outputs, 6x6
+ * inputs) in turn. It transforms a block's input patches to v [point][tile][channel], multiplies them by the
+ * transformed weights with register tiles, and brings the products m [point][tile][column] back to pixels, all while
+ * both stay in the cache. What a pixel sums in which order does not depend on how tiles are blocked.
+ *
+ * VW: floats in a vector, VECS: vectors in a row of the register tile, ROWS: rows of it. */
+#include "conv_winograd.clh"
+
+/* How the tiles lie: those of an image row by row. */
+typedef struct tile_grid {
+    int rows, columns;
+    ulong tiles; /* of all images */
+} tile_grid;
+
+/* v (36 planes, .): the transform of one patch, whose 36 input pixels are at[]; c >= VW. The last vector begins earlier
+ * rather than read past the channels. */
+static inline __attribute__((always_inline)) void transform_patch(__global float *v, ulong plane,
+                                                                  __global const float *const *at, int c) {
+    for (int from = 0; from < c; from += VW) {
+        const int i = min(from, c - VW);
+        vec t[POINTS][POINTS];
+#define PATCH_IN(r)  d##r
+#define PATCH_OUT(r) t[r][column]
+#define PATCH_COLUMN(j)                                                                                                \
+    {                                                                                                                  \
+        const int column = j;                                                                                          \
+        const vec d0 = VLOAD(0, at[j] + i), d1 = VLOAD(0, at[6 + j] + i), d2 = VLOAD(0, at[12 + j] + i);               \
+        const vec d3 = VLOAD(0, at[18 + j] + i), d4 = VLOAD(0, at[24 + j] + i), d5 = VLOAD(0, at[30 + j] + i);         \
+        INPUT_TRANSFORM(PATCH_OUT, PATCH_IN)                                                                           \
+    }
+        EACH_6(PATCH_COLUMN)
+        __global float *to = v + i;
+#define ROW_IN(j)  t[row][j]
+#define ROW_OUT(j) u##j
+#define PATCH_ROW(r)                                                                                                   \
+    {                                                                                                                  \
+        const int row = r;                                                                                             \
+        vec u0, u1, u2, u3, u4, u5;                                                                                    \
+        INPUT_TRANSFORM(ROW_OUT, ROW_IN)                                                                               \
+        VSTORE(u0, 0, to);                                                                                             \
+        VSTORE(u1, 0, to + plane);                                                                                     \
+        VSTORE(u2, 0, to + 2 * plane);                                                                                 \
+        VSTORE(u3, 0, to + 3 * plane);                                                                                 \
+        VSTORE(u4, 0, to + 4 * plane);                                                                                 \
+        VSTORE(u5, 0, to + 5 * plane);                                                                                 \
+        to += 6 * plane;                                                                                               \
+    }
+        EACH_6(PATCH_ROW)
+    }
+}
+
+/* m (rows, pitch) = v (rows, v_pitch) times a panel (c, COLS). */
+static inline __attribute__((always_inline)) void multiply(const int rows, const int vecs, __global float *m, int pitch,
+                                                           __global const float *v, int v_pitch,
+                                                           __global const float *panel, int c) {
+    vec acc[ROWS][VECS], b[VECS];
+#define CLEAR(r, j)  acc[r][j] = (vec)(0.0f);
+#define CLEAR_ROW(r) EACH_VEC(CLEAR, r)
+    EACH_ROW(CLEAR_ROW)
+    for (int i = 0; i < c; i++, v++, panel += COLS) {
+#define LOAD(r, j)                                                                                                     \
+    if (j < vecs)                                                                                                      \
+        b[j] = VLOAD(j, panel);
+#define FMA(r, j)                                                                                                      \
+    if (j < vecs)                                                                                                      \
+        acc[r][j] = fma(s, b[j], acc[r][j]);
+#define FMA_ROW(r)                                                                                                     \
+    if (r < rows) {                                                                                                    \
+        const vec s = (vec)(v[r * v_pitch]);                                                                           \
+        EACH_VEC(FMA, r)                                                                                               \
+    }
+        EACH_VEC(LOAD, 0)
+        EACH_ROW(FMA_ROW)
+    }
+#define KEEP(r, j)                                                                                                     \
+    if (j < vecs)                                                                                                      \
+        VSTORE(acc[r][j], j, m + r * pitch);
+#define KEEP_ROW(r)                                                                                                    \
+    if (r < rows) {                                                                                                    \
+        EACH_VEC(KEEP, r)                                                                                              \
+    }
+    EACH_ROW(KEEP_ROW)
+}
+
+/* The block's last register tile may be lower, so that fewer rows are wasted. */
+#define TWO_THIRDS ((2 * ROWS + 2) / 3)
+#define THIRD      ((ROWS + 2) / 3)
+
+static inline __attribute__((always_inline)) void multiply_block(const int vecs, __global float *m, int pitch,
+                                                                 __global const float *v, int v_pitch, int tiles,
+                                                                 __global const float *panel, int c) {
+    for (int t = 0; t < tiles; t += ROWS, m += ROWS * pitch, v += ROWS * v_pitch)
+        if (tiles - t > TWO_THIRDS)
+            multiply(ROWS, vecs, m, pitch, v, v_pitch, panel, c);
+        else if (tiles - t > THIRD)
+            multiply(TWO_THIRDS, vecs, m, pitch, v, v_pitch, panel, c);
+        else
+            multiply(THIRD, vecs, m, pitch, v, v_pitch, panel, c);
+}
+
+/* Vector `value` at `to`, of which `cols` columns belong to the tensor. */
+static inline __attribute__((always_inline)) void store(__global float *to, vec value, int cols) {
+    if (cols >= VW) {
+        VSTORE(value, 0, to);
+        return;
+    }
+    float tail[VW];
+    VSTORE(value, 0, tail);
+    for (int j = 0; j < cols; j++)
+        to[j] = tail[j];
+}
+
+/* Back from m (36 planes, .) to the 4x4 pixels at y, of which `height` x `width` lie in the image. */
+static inline __attribute__((always_inline)) void restore_tile(__global float *y, int w_out, int c_out, int height,
+                                                               int width, __global const float *m, ulong plane,
+                                                               int cols) {
+    for (int j = 0; j < cols; j += VW) {
+        vec t[4][POINTS];
+        __global const float *from = m + j;
+#define TILE_IN(r)  m##r
+#define TILE_OUT(r) t[r][column]
+#define TILE_COLUMN(k)                                                                                                 \
+    {                                                                                                                  \
+        const int column = k;                                                                                          \
+        const vec m0 = VLOAD(0, from + k * plane), m1 = VLOAD(0, from + (6 + k) * plane);                              \
+        const vec m2 = VLOAD(0, from + (12 + k) * plane), m3 = VLOAD(0, from + (18 + k) * plane);                      \
+        const vec m4 = VLOAD(0, from + (24 + k) * plane), m5 = VLOAD(0, from + (30 + k) * plane);                      \
+        OUTPUT_TRANSFORM_4(TILE_OUT, TILE_IN)                                                                          \
+    }
+        EACH_6(TILE_COLUMN)
+        const int rest = cols - j;
+#define LINE_IN(q)  t[row][q]
+#define LINE_OUT(q) p##q
+#define TILE_ROW(r)                                                                                                    \
+    if (r < height) {                                                                                                  \
+        const int row = r;                                                                                             \
+        __global float *to = y + (ulong)r * w_out * c_out + j;                                                         \
+        vec p0, p1, p2, p3;                                                                                            \
+        OUTPUT_TRANSFORM_4(LINE_OUT, LINE_IN)                                                                          \
+        store(to, p0, rest);                                                                                           \
+        if (1 < width)                                                                                                 \
+            store(to + c_out, p1, rest);                                                                               \
+        if (2 < width)                                                                                                 \
+            store(to + 2 * c_out, p2, rest);                                                                           \
+        if (3 < width)                                                                                                 \
+            store(to + 3 * c_out, p3, rest);                                                                           \
+    }
+        EACH_4(TILE_ROW)
+    }
+}
+
+/* v for the tiles from `first` on; those from `count` to `padded` are zero. */
+static void transform_block(__global float *v, ulong plane, int pitch, __global const float *x,
+                            __global const float *zeros, tile_grid grid, ulong first, int count, int padded, int h_in,
+                            int w_in, int c_in, int pad) {
+    for (int t = 0; t < padded; t++) {
+        const place p = place_of(first + min(t, count - 1), grid.rows, grid.columns);
+        const int h = 4 * p.row - pad, w = 4 * p.column - pad;
+        __global const float *image = x + p.outer * h_in * w_in * c_in;
+        __global const float *at[PATCH];
+        for (int r = 0; r < POINTS; r++)
+            for (int s = 0; s < POINTS; s++) {
+                const int inside = (t < count) & ((uint)(h + r) < (uint)h_in) & ((uint)(w + s) < (uint)w_in);
+                at[r * POINTS + s] = inside ? image + ((long)(h + r) * w_in + w + s) * c_in : zeros;
+            }
+        transform_patch(v + (ulong)t * pitch, plane, at, c_in);
+    }
+}
+
+/* y (n, h_out, w_out, c_out) from x (n, h_in, w_in, c_in) and weights [36][panels][c_in][COLS]. Dimension 0 of the
+ * range counts parts of the scratch, [c_in zeros][v][m] of `slot` floats each, which take every so many'th block of
+ * `block` tiles (a multiple of ROWS); dimension 1 shares the panels out. m holds `group` panels at a time. */
+__attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
+conv_winograd(__global float *y, ulong y_offset, __global const float *x, ulong x_offset, __global const float *weights,
+              __global float *scratch, ulong slot, int n, int h_in, int w_in, int c_in, int h_out, int w_out, int c_out,
+              int pad, int block, int group) {
+    const tile_grid grid = {(h_out + 3) / 4, (w_out + 3) / 4, (ulong)n * ((h_out + 3) / 4) * ((w_out + 3) / 4)};
+    const int panels = (c_out + COLS - 1) / COLS, share = (panels + get_global_size(1) - 1) / get_global_size(1);
+    const int panel_begin = get_global_id(1) * share, panel_end = min(panel_begin + share, panels);
+    const int v_pitch = c_in + VW, m_pitch = group * COLS; /* VW more: rows do not meet in the same cache sets */
+    const ulong v_plane = (ulong)block * v_pitch + VW, m_plane = (ulong)block * m_pitch + VW;
+    scratch += (get_global_id(1) * get_global_size(0) + get_global_id(0)) * slot;
+    __global float *zeros = scratch, *v = zeros + c_in, *m = v + PATCH * v_plane;
+    y += y_offset;
+    x += x_offset;
+    for (int i = 0; i < c_in; i++)
+        zeros[i] = 0.0f;
+
+    for (ulong first = get_global_id(0) * block; first < grid.tiles; first += get_global_size(0) * block) {
+        const int count = (int)min((ulong)block, grid.tiles - first);
+        transform_block(v, v_plane, v_pitch, x, zeros, grid, first, count, (count + ROWS - 1) / ROWS * ROWS, h_in, w_in,
+                        c_in, pad);
+        for (int begin = panel_begin; begin < panel_end; begin += group) {
+            const int end = min(begin + group, panel_end);
+            for (int k = 0; k < PATCH; k++)
+                for (int p = begin; p < end; p++) {
+                    __global const float *panel = weights + ((ulong)k * panels + p) * c_in * COLS;
+                    __global float *to = m + k * m_plane + (p - begin) * COLS;
+                    if (c_out - p * COLS <= VW)
+                        multiply_block(1, to, m_pitch, v + k * v_plane, v_pitch, count, panel, c_in);
+                    else
+                        multiply_block(VECS, to, m_pitch, v + k * v_plane, v_pitch, count, panel, c_in);
+                }
+            const int column = begin * COLS, cols = min(c_out, end * COLS) - column;
+            for (int t = 0; t < count; t++) {
+                const place at = place_of(first + t, grid.rows, grid.columns);
+                const int p = 4 * at.row, q = 4 * at.column;
+                restore_tile(y + ((at.outer * h_out + p) * w_out + q) * c_out + column, w_out, c_out, h_out - p,
+                             w_out - q, m + (ulong)t * m_pitch, m_plane, cols);
+            }
+        }
+    }
+}
+
+/* One column of vectors of packed weights: the transforms of filters whose taps are `taps`[9], each to its plane. */
+static inline __attribute__((always_inline)) void transform_filter(__global float *to, ulong plane, const vec *taps) {
+    vec t[POINTS][3];
+#define FILTER_IN(r)  taps[r * 3 + column]
+#define FILTER_OUT(r) t[r][column]
+#define FILTER_COLUMN(s)                                                                                               \
+    {                                                                                                                  \
+        const int column = s;                                                                                          \
+        FILTER_TRANSFORM_3(FILTER_OUT, FILTER_IN)                                                                      \
+    }
+    FILTER_COLUMN(0)
+    FILTER_COLUMN(1) FILTER_COLUMN(2)
+#define FILTER_LINE_IN(s)  t[row][s]
+#define FILTER_LINE_OUT(s) u##s
+#define FILTER_ROW(r)                                                                                                  \
+    {                                                                                                                  \
+        const int row = r;                                                                                             \
+        vec u0, u1, u2, u3, u4, u5;                                                                                    \
+        FILTER_TRANSFORM_3(FILTER_LINE_OUT, FILTER_LINE_IN)                                                            \
+        VSTORE(u0, 0, to);                                                                                             \
+        VSTORE(u1, 0, to + plane);                                                                                     \
+        VSTORE(u2, 0, to + 2 * plane);                                                                                 \
+        VSTORE(u3, 0, to + 3 * plane);                                                                                 \
+        VSTORE(u4, 0, to + 4 * plane);                                                                                 \
+        VSTORE(u5, 0, to + 5 * plane);                                                                                 \
+        to += 6 * plane;                                                                                               \
+    }
+        EACH_6(FILTER_ROW)
+}
+
+enum { LINES = 16 }; /* rows of packed weights that a work-item makes: a cache line of w when it is transposed */
+
+/* weights [36][panels][run][COLS] from w (3, 3, c_in, c_out), columns past the last channel zero. Transposed: the
+ * columns are input channels, the rows output channels, and the window is turned by half. One work-item (panel, LINES
+ * rows). */
+__attribute__((reqd_work_group_size(1, 1, 1))) __kernel void conv_winograd_weights(__global float *weights,
+                                                                                   __global const float *w,
+                                                                                   ulong w_offset, int c_in, int c_out,
+                                                                                   int transposed) {
+    const int panel = get_global_id(0), first = get_global_id(1) * LINES, column = panel * COLS;
+    const int run = transposed ? c_out : c_in, cols = min((transposed ? c_in : c_out) - column, COLS);
+    const int lines = min(run - first, LINES);
+    const ulong plane = (ulong)get_global_size(0) * run * COLS;
+    weights += ((ulong)panel * run + first) * COLS;
+    w += w_offset;
+    for (int j = 0; j < COLS; j += VW) {
+        float tile[9][LINES][VW];
+        for (int tap = 0; tap < 9; tap++)
+            if (transposed) {
+                __global const float *from = w + ((ulong)(8 - tap) * c_in + column + j) * c_out + first;
+                for (int k = 0; k < VW; k++, from += c_out)
+                    for (int i = 0; i < lines; i++)
+                        tile[tap][i][k] = j + k < cols ? from[i] : 0.0f;
+            } else {
+                __global const float *from = w + ((ulong)tap * c_in + first) * c_out + column + j;
+                for (int i = 0; i < lines; i++, from += c_out)
+                    for (int k = 0; k < VW; k++)
+                        tile[tap][i][k] = j + k < cols ? from[k] : 0.0f;
+            }
+        for (int i = 0; i < lines; i++) {
+            vec taps[9];
+            for (int tap = 0; tap < 9; tap++)
+                taps[tap] = VLOAD(0, tile[tap][i]);
+            transform_filter(weights + i * COLS + j, plane, taps);
+        }
+    }
+}

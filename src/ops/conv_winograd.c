@@ -1,0 +1,180 @@
+/* The CPU family: fused Winograd F(4x4, 3x3) for 3x3 windows at stride 1 (cl/conv_winograd.cl). */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "ops/conv_impl.h"
+
+/* Register tiles by the width of the device's float vectors, as in conv_cpu.c. */
+typedef struct winograd_tile {
+    int vw, vecs, rows;
+} winograd_tile;
+static const winograd_tile tiles[] = {
+    {16, 2, 12},
+    {8, 2, 6},
+    {4, 3, 8},
+};
+
+od_conv_winograd_use od_conv_winograd_mode;
+
+static const winograd_tile *tile_of(const od_device *device) {
+    unsigned width = od_conv_cpu_width ? od_conv_cpu_width : od_device_get_info(device)->vector_width;
+    for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++)
+        if (width >= (unsigned)tiles[i].vw)
+            return &tiles[i];
+    return &tiles[sizeof tiles / sizeof *tiles - 1];
+}
+
+enum {
+    POINTS = 36,
+    LINES = 16,              /* as in the kernel */
+    MIN_CHANNELS = 16,       /* of a vector, and to be worth it */
+    MIN_PIXELS = 12,         /* of the 16 of a tile, on average */
+    BLOCK = 4,               /* tiles that are transformed at a time, in register tiles */
+    LARGE_BLOCK = 8,         /* the same with weights that leave the cache between blocks */
+    GROUP = 4,               /* panels whose products are kept at a time, and that a share has at least */
+    SLOTS_PER_CORE = 4,      /* work-groups, to balance */
+    SCRATCH_BYTES = 1 << 28, /* of all work-groups together */
+};
+
+typedef struct winograd_conv {
+    od_device *device;
+    bool transposed;
+    int h_in, w_in, c_in, h_out, w_out, c_out, pad; /* of this pass */
+    int filter_in, filter_out;                      /* w's own */
+    const winograd_tile *tile;
+    int cols, panels;
+    od_buffer *weights; /* [36][panels][c_in][cols] */
+    od_kernel *pack, *main;
+} winograd_conv;
+
+/* Whether tiles of 4x4 leave little of a map over: 36 multiplications a tile against 9 a pixel. */
+static bool map_fits(int h, int w) {
+    return (int64_t)h * w >= (int64_t)MIN_PIXELS * od_div_up(h, 4) * od_div_up(w, 4);
+}
+
+bool od_conv_winograd_supports(const od_device *device, const void *shape, const char **why) {
+    const od_conv_shape *s = shape;
+    const int h = od_conv_out_h(s), w = od_conv_out_w(s);
+    if (s->kernel_h != 3 || s->kernel_w != 3 || s->stride != 1)
+        *why = "not a 3x3 window at stride 1";
+    else if (s->c_in < MIN_CHANNELS || s->c_out < MIN_CHANNELS)
+        *why = "fewer than 16 channels";
+    else if (od_device_loop_limit(device))
+        *why = "more loop rounds for one work-item than the driver allows";
+    else if ((int64_t)s->h * s->w * s->c_in > INT32_MAX || (int64_t)h * w * s->c_out > INT32_MAX)
+        *why = "an image of more than 2 Gi elements";
+    else if (od_conv_winograd_mode == OD_WINOGRAD_NEVER)
+        *why = "switched off";
+    else if (od_conv_winograd_mode == OD_WINOGRAD_AUTO && !(map_fits(h, w) && map_fits(s->h, s->w)))
+        *why = "too much of its tiles outside the map";
+    else
+        *why = NULL;
+    return !*why;
+}
+
+static void winograd_destroy(void *state) {
+    winograd_conv *c = state;
+    if (!c)
+        return;
+    od_buffer_release(c->weights);
+    free(c);
+}
+
+static od_status winograd_create(od_device *device, const od_conv_shape *s, unsigned pass, void **state) {
+    const bool back = pass == OD_CONV_BACKWARD_DATA;
+    const int h = od_conv_out_h(s), w = od_conv_out_w(s);
+    winograd_conv *c = calloc(1, sizeof *c);
+    if (!c)
+        return od_fail(OD_ERR_MEMORY, "convolution: no memory for a plan");
+    *c = (winograd_conv){.device = device,
+                         .transposed = back,
+                         .h_in = back ? h : s->h,
+                         .w_in = back ? w : s->w,
+                         .c_in = back ? s->c_out : s->c_in,
+                         .h_out = back ? s->h : h,
+                         .w_out = back ? s->w : w,
+                         .c_out = back ? s->c_in : s->c_out,
+                         .pad = back ? 2 - s->pad : s->pad,
+                         .filter_in = s->c_in,
+                         .filter_out = s->c_out,
+                         .tile = tile_of(device)};
+    c->cols = c->tile->vw * c->tile->vecs;
+    c->panels = od_div_up(c->c_out, c->cols);
+    char options[160];
+    snprintf(options, sizeof options, "-DVW=%d -DVECS=%d -DROWS=%d -cl-fast-relaxed-math", c->tile->vw, c->tile->vecs,
+             c->tile->rows);
+    od_status status = od_kernel_get(device, "conv_winograd", options, "conv_winograd_weights", &c->pack);
+    if (!status)
+        status = od_kernel_get(device, "conv_winograd", options, "conv_winograd", &c->main);
+    if (!status)
+        status = od_buffer_create(device, sizeof(float) * POINTS * c->panels * c->c_in * c->cols, &c->weights);
+    if (status) {
+        winograd_destroy(c);
+        c = NULL;
+    }
+    *state = c;
+    return status;
+}
+
+static od_status winograd_set_weights(void *state, od_span w) {
+    winograd_conv *c = state;
+    return OD_LAUNCH(c->pack, OD_RANGE2(c->panels, od_div_up(c->c_in, LINES), 1, 1), OD_BUF(c->weights), OD_SPAN(w),
+                     OD_I32(c->filter_in), OD_I32(c->filter_out), OD_I32(c->transposed));
+}
+
+/* How a run is cut. */
+typedef struct winograd_cut {
+    int block;     /* tiles that are transformed at a time */
+    int group;     /* panels whose products are kept at a time */
+    int slots;     /* work-groups that take the blocks in turn */
+    int shares;    /* work-groups that share the panels of a block */
+    uint64_t slot; /* floats of scratch of a work-group */
+} winograd_cut;
+
+static uint64_t slot_floats(const winograd_conv *c, int block, int group) {
+    const uint64_t vw = (uint64_t)c->tile->vw;
+    const uint64_t v = (uint64_t)block * (c->c_in + vw) + vw, m = (uint64_t)block * group * c->cols + vw;
+    return (c->c_in + POINTS * (v + m) + 15) / 16 * 16;
+}
+
+static winograd_cut cut_run(const winograd_conv *c, int n) {
+    const od_device_info *info = od_device_get_info(c->device);
+    const int64_t cores = info->compute_units, rows = c->tile->rows;
+    const int64_t all = (int64_t)n * od_div_up(c->h_out, 4) * od_div_up(c->w_out, 4);
+    const uint64_t weights = sizeof(float) * POINTS * (uint64_t)c->panels * c->c_in * c->cols;
+    winograd_cut cut = {.group = c->panels < GROUP ? c->panels : GROUP, .shares = 1};
+    int64_t block = rows * (info->cache_bytes && weights > info->cache_bytes / 2 ? LARGE_BLOCK : BLOCK);
+    while (cut.shares * 2 * GROUP <= c->panels && (all + block - 1) / block * cut.shares < 2 * cores)
+        cut.shares *= 2;
+    while (block > rows && ((all + block - 1) / block * cut.shares < 2 * cores ||
+                            sizeof(float) * slot_floats(c, (int)block, cut.group) * cores > SCRATCH_BYTES))
+        block -= rows;
+    int64_t blocks = (all + block - 1) / block;
+    block = ((all + blocks - 1) / blocks + rows - 1) / rows * rows; /* all alike */
+    blocks = (all + block - 1) / block;
+    cut.block = (int)block;
+    cut.slot = slot_floats(c, cut.block, cut.group);
+    int64_t slots = od_div_up((int)cores * SLOTS_PER_CORE, cut.shares);
+    const int64_t most = SCRATCH_BYTES / (int64_t)(cut.slot * sizeof(float)) / cut.shares;
+    slots = slots < most ? slots : most;
+    slots = slots < blocks ? slots : blocks;
+    cut.slots = slots < 1 ? 1 : (int)slots;
+    return cut;
+}
+
+static od_status winograd_run(void *state, const od_conv_args *args) {
+    winograd_conv *c = state;
+    const winograd_cut cut = cut_run(c, args->n);
+    od_span scratch = OD_NO_SPAN;
+    od_status status = od_span_create(c->device, cut.slot * cut.slots * cut.shares, &scratch);
+    if (status)
+        return status;
+    status = OD_LAUNCH(c->main, OD_RANGE2(cut.slots, cut.shares, 1, 1), OD_SPAN(args->out), OD_SPAN(args->in),
+                       OD_BUF(c->weights), OD_BUF(scratch.buffer), OD_U64(cut.slot), OD_I32(args->n), OD_I32(c->h_in),
+                       OD_I32(c->w_in), OD_I32(c->c_in), OD_I32(c->h_out), OD_I32(c->w_out), OD_I32(c->c_out),
+                       OD_I32(c->pad), OD_I32(cut.block), OD_I32(cut.group));
+    od_buffer_release(scratch.buffer);
+    return status;
+}
+
+const od_conv_impl od_conv_winograd = {winograd_create, winograd_destroy, winograd_set_weights, winograd_run};
