@@ -1,21 +1,24 @@
 /* offdiag bench conv: the convolutions of ResNet-18 (CIFAR stem, 32x32 images), each pass of each. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "base/json.h"
 #include "base/options.h"
 #include "cli/bench.h"
 #include "offdiag/ops/conv.h"
 #include "offdiag/ops/optim.h"
+#include "ops/conv_impl.h"
 #include "train/progress.h"
 
 typedef struct conv_args {
-    int width, batch, runs, kernels;
+    int width, batch, runs, kernels, winograd;
     char device[256];
-    bool json;
+    bool cpu_time, json;
 } conv_args;
 
 static const char *const families[] = {"auto", "ref", "cpu", "gpu", NULL};
+static const char *const uses[] = {"auto", "never", "always", NULL}; /* od_conv_winograd_use */
 
 #define T conv_args
 static const od_option rows[] = {
@@ -24,6 +27,9 @@ static const od_option rows[] = {
     OD_OPT_INT(T, runs, "runs", 1, 1000, "timed runs of a pass, after one warm-up; the median counts"),
     OD_OPT_STRING(T, device, "device", "SPEC", "device (default: $OFFDIAG_DEVICE, then auto)"),
     OD_OPT_CHOICE(T, kernels, "kernels", families, "kernel family"),
+    OD_OPT_CHOICE(T, winograd, "winograd", uses, "where Winograd's convolution may run (CPU family)"),
+    OD_OPT_FLAG(T, cpu_time, "cpu-time",
+                "processor time over the device's units, for machines that are busy otherwise"),
     OD_OPT_FLAG(T, json, "json", "one JSON document"),
 };
 #undef T
@@ -103,16 +109,25 @@ static od_status run_pass(layer *l, unsigned pass, int n) {
     return od_conv_backward_weight(l->conv, l->dw, l->x, l->dy, n, false);
 }
 
+/* Wall clock; or this process's processor time, shared out evenly over the units of a CPU device. */
+static double now(const od_device *device, bool cpu_time) {
+    struct timespec t;
+    if (!cpu_time)
+        return od_now();
+    (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return ((double)t.tv_sec + 1e-9 * (double)t.tv_nsec) / od_device_get_info(device)->compute_units;
+}
+
 /* seconds: the median of the runs. times (runs) is scratch. */
 static od_status time_pass(od_device *device, layer *l, unsigned pass, const conv_args *a, double *times,
                            double *seconds) {
     for (int r = -1; r < a->runs; r++) {
-        const double start = od_now();
+        const double start = now(device, a->cpu_time);
         od_status status = run_pass(l, pass, a->batch);
         if (status || (status = od_device_finish(device)))
             return status;
         if (r >= 0)
-            times[r] = od_now() - start;
+            times[r] = now(device, a->cpu_time) - start;
     }
     qsort(times, (size_t)a->runs, sizeof *times, by_value);
     *seconds = times[a->runs / 2];
@@ -144,6 +159,7 @@ static od_status bench_layer(od_device *device, layer *l, const conv_args *a, do
 static od_status run_bench(const conv_args *a, double *times, json_t *list) {
     od_device_options options = {.family = (od_family)a->kernels};
     od_device *device = NULL;
+    od_conv_winograd_mode = (od_conv_winograd_use)a->winograd;
     od_status status = od_device_open(a->device, &options, &device);
     for (int i = 0; i < LAYERS && !status; i++) {
         layer l = {0};
