@@ -87,22 +87,20 @@ static inline ivec in_view_1(const problem *p, const sample *s, int patch) {
  */
 
 /* How many of the feature's patches fall into view 1 is hypergeometric; thresholds of 32 bits. */
-static inline sample draw_sample(const problem *p, uint i, uint step) {
-    sample s;
+static inline void draw_sample(sample *s, const problem *p, uint i, uint step) {
     uvec bits[4];
     philox_lanes(bits, i, step, PART_SAMPLE, THEORY_RNG, p->key);
-    s.n1 = ZERO;
+    s->n1 = ZERO;
     for (int t = 0; t < p->feature_patches; t++)
-        s.n1 += select(ZERO, (vec)(1.0f), bits[0] >= p->counts[t]);
-    s.n2 = (float)p->feature_patches - s.n1;
+        s->n1 += select(ZERO, (vec)(1.0f), bits[0] >= p->counts[t]);
+    s->n2 = (float)p->feature_patches - s->n1;
     for (int l = 0; l < K; l++) {
         vec alpha = select((vec)(-p->strengths[l]), (vec)(p->strengths[l]), bits[2] >= 0x80000000u);
         ivec chosen = bits[1] >= (l > 0 ? p->features[l - 1] : 0u);
         if (l + 1 < K)
             chosen &= bits[1] < p->features[l];
-        s.z[l] = keep(alpha, chosen);
+        s->z[l] = keep(alpha, chosen);
     }
-    return s;
 }
 
 /* Draw the noise of sample i into `to`, project it on the neurons, and add up its share of the outputs. */
@@ -145,32 +143,28 @@ static inline void store_sample(const problem *p, const sample *s, __global vec 
     SLOT(rest, 2 * M + K) = s->n1;
 }
 
-static inline sample load_sample(const problem *p, __global vec *from) {
-    sample s;
+static inline void load_sample(sample *s, const problem *p, __global vec *from) {
     __global vec *rest = &SLOT(from, REST_AT(p));
     for (int r = 0; r < M; r++) {
-        s.u1[r] = SLOT(rest, r);
-        s.u2[r] = SLOT(rest, M + r);
+        s->u1[r] = SLOT(rest, r);
+        s->u2[r] = SLOT(rest, M + r);
     }
     for (int l = 0; l < K; l++)
-        s.z[l] = SLOT(rest, 2 * M + l);
-    s.n1 = SLOT(rest, 2 * M + K);
-    s.n2 = (float)p->feature_patches - s.n1;
-    return s;
+        s->z[l] = SLOT(rest, 2 * M + l);
+    s->n1 = SLOT(rest, 2 * M + K);
+    s->n2 = (float)p->feature_patches - s->n1;
 }
 
-static inline outputs outputs_of(const neurons *n, const sample *s) {
-    outputs o;
+static inline void outputs_of(outputs *o, const neurons *n, const sample *s) {
     for (int r = 0; r < M; r++) {
         vec signal = ZERO;
         for (int l = 0; l < K; l++)
             signal += power(s->z[l] * n->w[r][l], Q);
         for (int c = 0; c < SIGNS; c++) {
-            o.f[c][r] = s->n1 * signal + copy_sign(c) * s->u1[r];
-            o.g[c][r] = s->n2 * signal + copy_sign(c) * s->u2[r];
+            o->f[c][r] = s->n1 * signal + copy_sign(c) * s->u1[r];
+            o->g[c][r] = s->n2 * signal + copy_sign(c) * s->u2[r];
         }
     }
-    return o;
 }
 
 /* F_j of a copy. */
@@ -192,10 +186,12 @@ static inline void means(const problem *p, const neurons *n, uint step, statisti
         t->mean_f[j] = t->mean_g[j] = ZERO;
     for (int i = 0; i < p->batch; i++) {
         __global vec *at = &SLOT(p->samples, (ulong)i * sample_slots(p));
-        sample s = draw_sample(p, (uint)i, step);
+        sample s;
+        outputs o;
+        draw_sample(&s, p, (uint)i, step);
         draw_noise(p, &s, at, (uint)i, step);
         store_sample(p, &s, at);
-        outputs o = outputs_of(n, &s);
+        outputs_of(&o, n, &s);
         for (int j = 0; j < M; j++)
             for (int c = 0; c < SIGNS; c++) {
                 t->mean_f[j] += online(n, &o, c, j);
@@ -214,8 +210,10 @@ static inline void deviations(const problem *p, const neurons *n, statistics *t)
     for (int j = 0; j < M; j++)
         ff[j] = gg[j] = fg[j] = ZERO;
     for (int i = 0; i < p->batch; i++) {
-        sample s = load_sample(p, &SLOT(p->samples, (ulong)i * sample_slots(p)));
-        outputs o = outputs_of(n, &s);
+        sample s;
+        outputs o;
+        load_sample(&s, p, &SLOT(p->samples, (ulong)i * sample_slots(p)));
+        outputs_of(&o, n, &s);
         for (int j = 0; j < M; j++) {
             vec sum_f = ZERO, sum_g = ZERO;
             for (int c = 0; c < SIGNS; c++) {
@@ -336,8 +334,10 @@ static inline void backward(const problem *p, const neurons *n, const statistics
     for (int i = 0; i < p->batch; i++) {
         vec df[SIGNS][M], dg[SIGNS][M];
         __global vec *at = &SLOT(p->samples, (ulong)i * sample_slots(p));
-        sample s = load_sample(p, at);
-        outputs o = outputs_of(n, &s);
+        sample s;
+        outputs o;
+        load_sample(&s, p, at);
+        outputs_of(&o, n, &s);
         output_gradients(p, n, t, &o, df, dg, sum);
         neuron_gradients(p, n, &s, at, df, dg, sum);
     }
@@ -416,15 +416,13 @@ static void move_outside(const problem *p, const gradients *by, uint step, int o
 }
 #endif
 
-static inline neurons load_neurons(const problem *p) {
-    neurons n;
+static inline void load_neurons(neurons *n, const problem *p) {
     for (int r = 0; r < M; r++) {
         for (int l = 0; l < K; l++)
-            n.w[r][l] = SLOT(p->state, r * DIM(p) + l);
+            n->w[r][l] = SLOT(p->state, r * DIM(p) + l);
         for (int q = 0; q < M; q++)
-            n.head[r][q] = SLOT(p->state, M * DIM(p) + r * M + q);
+            n->head[r][q] = SLOT(p->state, M * DIM(p) + r * M + q);
     }
-    return n;
 }
 
 static inline void update(const problem *p, neurons *n, const gradients *by, float eta_head, int outside, uint step) {
@@ -438,7 +436,7 @@ static inline void update(const problem *p, neurons *n, const gradients *by, flo
     if (outside > 0)
         move_outside(p, by, step, outside);
 #endif
-    *n = load_neurons(p);
+    load_neurons(n, p);
 }
 
 /* ---- the kernel ---------------------------------------------------------------------------------------------------
@@ -492,7 +490,8 @@ TEAM_KERNEL theory_steps(__global vec *state, __global vec *rows, __global vec *
     p.state = state + group * state_slots * TEAM + lane;
     p.samples = scratch + group * (sample_area + M * DIM(&p)) * TEAM + lane;
     p.change = p.samples + sample_area * TEAM;
-    neurons n = load_neurons(&p);
+    neurons n;
+    load_neurons(&n, &p);
     ulong row = 0;
     for (uint step = first_step; step - first_step < steps; step++) {
         statistics t;
