@@ -9,49 +9,6 @@
  * VW: floats in a vector, VECS: vectors in a row of the register tile, ROWS: rows of it. */
 #include "conv_winograd.clh"
 
-/* How the tiles lie: those of an image row by row. */
-typedef struct tile_grid {
-    int rows, columns;
-    ulong tiles; /* of all images */
-} tile_grid;
-
-/* v (36 planes, .): the transform of one patch, whose 36 input pixels are at[]; c >= VW. The last vector begins earlier
- * rather than read past the channels. */
-static inline __attribute__((always_inline)) void transform_patch(__global float *v, ulong plane,
-                                                                  __global const float *const *at, int c) {
-    for (int from = 0; from < c; from += VW) {
-        const int i = min(from, c - VW);
-        vec t[POINTS][POINTS];
-#define PATCH_IN(r)  d##r
-#define PATCH_OUT(r) t[r][column]
-#define PATCH_COLUMN(j)                                                                                                \
-    {                                                                                                                  \
-        const int column = j;                                                                                          \
-        const vec d0 = VLOAD(0, at[j] + i), d1 = VLOAD(0, at[6 + j] + i), d2 = VLOAD(0, at[12 + j] + i);               \
-        const vec d3 = VLOAD(0, at[18 + j] + i), d4 = VLOAD(0, at[24 + j] + i), d5 = VLOAD(0, at[30 + j] + i);         \
-        INPUT_TRANSFORM(PATCH_OUT, PATCH_IN)                                                                           \
-    }
-        EACH_6(PATCH_COLUMN)
-        __global float *to = v + i;
-#define ROW_IN(j)  t[row][j]
-#define ROW_OUT(j) u##j
-#define PATCH_ROW(r)                                                                                                   \
-    {                                                                                                                  \
-        const int row = r;                                                                                             \
-        vec u0, u1, u2, u3, u4, u5;                                                                                    \
-        INPUT_TRANSFORM(ROW_OUT, ROW_IN)                                                                               \
-        VSTORE(u0, 0, to);                                                                                             \
-        VSTORE(u1, 0, to + plane);                                                                                     \
-        VSTORE(u2, 0, to + 2 * plane);                                                                                 \
-        VSTORE(u3, 0, to + 3 * plane);                                                                                 \
-        VSTORE(u4, 0, to + 4 * plane);                                                                                 \
-        VSTORE(u5, 0, to + 5 * plane);                                                                                 \
-        to += 6 * plane;                                                                                               \
-    }
-        EACH_6(PATCH_ROW)
-    }
-}
-
 /* m (rows, pitch) = v (rows, v_pitch) times a panel (c, COLS). */
 static inline __attribute__((always_inline)) void multiply(const int rows, const int vecs, __global float *m, int pitch,
                                                            __global const float *v, int v_pitch,
@@ -152,24 +109,6 @@ static inline __attribute__((always_inline)) void restore_tile(__global float *y
     }
 }
 
-/* v for the tiles from `first` on; those from `count` to `padded` are zero. */
-static void transform_block(__global float *v, ulong plane, int pitch, __global const float *x,
-                            __global const float *zeros, tile_grid grid, ulong first, int count, int padded, int h_in,
-                            int w_in, int c_in, int pad) {
-    for (int t = 0; t < padded; t++) {
-        const place p = place_of(first + min(t, count - 1), grid.rows, grid.columns);
-        const int h = 4 * p.row - pad, w = 4 * p.column - pad;
-        __global const float *image = x + p.outer * h_in * w_in * c_in;
-        __global const float *at[PATCH];
-        for (int r = 0; r < POINTS; r++)
-            for (int s = 0; s < POINTS; s++) {
-                const int inside = (t < count) & ((uint)(h + r) < (uint)h_in) & ((uint)(w + s) < (uint)w_in);
-                at[r * POINTS + s] = inside ? image + ((long)(h + r) * w_in + w + s) * c_in : zeros;
-            }
-        transform_patch(v + (ulong)t * pitch, plane, at, c_in);
-    }
-}
-
 /* y (n, h_out, w_out, c_out) from x (n, h_in, w_in, c_in) and weights [36][panels][c_in][COLS]. Dimension 0 of the
  * range counts parts of the scratch, [c_in zeros][v][m] of `slot` floats each, which take every so many'th block of
  * `block` tiles (a multiple of ROWS); dimension 1 shares the panels out. m holds `group` panels at a time. */
@@ -226,7 +165,8 @@ static inline __attribute__((always_inline)) void transform_filter(__global floa
         FILTER_TRANSFORM_3(FILTER_OUT, FILTER_IN)                                                                      \
     }
     FILTER_COLUMN(0)
-    FILTER_COLUMN(1) FILTER_COLUMN(2)
+    FILTER_COLUMN(1)
+    FILTER_COLUMN(2)
 #define FILTER_LINE_IN(s)  t[row][s]
 #define FILTER_LINE_OUT(s) u##s
 #define FILTER_ROW(r)                                                                                                  \

@@ -135,8 +135,7 @@ static void walk(od_family family, const char *name, const char *variant, od_con
         if (!od_case_ok(cs, od_conv_create(device, &c->shape, pass, &conv)))
             continue;
         const char *why, *expected = variant;
-        if (family == OD_FAMILY_CPU && pass != OD_CONV_BACKWARD_WEIGHT &&
-            od_conv_winograd_supports(device, &c->shape, &why))
+        if (family == OD_FAMILY_CPU && od_conv_winograd_supports(device, &c->shape, &why))
             expected = "cpu_winograd";
         od_case_check(cs, strcmp(od_conv_variant(conv, pass), expected) == 0, "variant %s, not %s",
                       od_conv_variant(conv, pass), expected);

@@ -270,6 +270,38 @@ Test(model, gradients_and_loss_accumulate) {
     }
 }
 
+/* A step of a network wide enough for every variant, fused and transformed ones included, against plain kernels. */
+Test(model, families_agree_on_a_wide_step) {
+    static const od_family families[] = {OD_FAMILY_REF, OD_FAMILY_CPU};
+    float *grads[2] = {NULL, NULL}, losses[2] = {NAN, NAN};
+    size_t count = 0;
+    if (!od_test_affords(3e8))
+        return;
+    for (int f = 0; f < 2; f++) {
+        od_device *device = od_test_device(families[f]);
+        od_model_config config = small_config(OD_SIMSIAM, OD_HEAD_MLP, OD_LOSS_COSINE);
+        config.encoder = "resnet18";
+        config.width = 32;
+        probe p = make_probe(device, &config);
+        OD_MUST(od_model_step(p.model, p.loss, p.x, N, 1, false));
+        OD_MUST(od_span_read(p.loss, &losses[f], 1));
+        count = p.padded;
+        grads[f] = read_span(od_model_get_arenas(p.model).grad, count);
+        free_probe(&p);
+    }
+    double difference = 0, norm = 0;
+    for (size_t i = 0; i < count; i++) {
+        difference += pow((double)grads[1][i] - grads[0][i], 2);
+        norm += pow(grads[0][i], 2);
+    }
+    cr_assert_gt(norm, 1e-6);
+    cr_assert_lt(sqrt(difference / norm), 1e-4, "%.3g", sqrt(difference / norm));
+    cr_assert_float_eq(losses[0], losses[1], 1e-5);
+    fprintf(stderr, "wide step, cpu against ref: relative error %.2e\n", sqrt(difference / norm));
+    free(grads[0]);
+    free(grads[1]);
+}
+
 /* ---- evaluation mode -------------------------------------------------------------------------------------------- */
 
 /* An image's features do not depend on its company, nor does asking for them change anything. */

@@ -12,6 +12,7 @@ static const od_variant gather_variants[] = {
     {"ref", OD_FAMILY_REF, NULL, &od_conv_ref},
 };
 static const od_variant weight_variants[] = {
+    {"cpu_winograd", OD_FAMILY_CPU, od_conv_winograd_supports, &od_conv_winograd_weight},
     {"cpu_direct", OD_FAMILY_CPU, od_conv_cpu_supports, &od_conv_cpu_weight},
     {"gpu_implicit_gemm", OD_FAMILY_GPU, od_conv_gpu_supports, &od_conv_gpu_weight},
     {"ref", OD_FAMILY_REF, NULL, &od_conv_ref},

@@ -1,0 +1,188 @@
+/* Backward by weights of a 3x3 convolution with stride 1 for CPU devices, by Winograd's F(3x3, 4x4): the 4x4 tiles of
+ * dy are filters on the 6x6 patches of x, and what the tiles give is summed before it is transformed back, once.
+ *
+ * One work-item is one work-group: it owns a chunk of the tiles, a share of the panels and a part of the scratch
+ * memory. It takes the chunk in blocks: it transforms them to v [point][tile][input channel] and u
+ * [point][tile][column], then adds their products to s [point][panel][register tile][ROWS][COLS].
+ * conv_winograd_weight_sum adds the chunks in order.
+ *
+ * VW: floats in a vector, VECS: vectors in a row of the register tile, ROWS: input channels in it. */
+#include "conv_winograd.clh"
+
+/* `cols` floats, zeros after them. */
+static inline __attribute__((always_inline)) vec load(__global const float *from, int cols) {
+    if (cols >= VW)
+        return VLOAD(0, from);
+    float tail[VW];
+    for (int j = 0; j < VW; j++)
+        tail[j] = j < cols ? from[j] : 0.0f;
+    return VLOAD(0, tail);
+}
+
+/* u (36 planes, .): the transform of a tile of dy, of which `height` x `width` pixels lie in the image. */
+static inline __attribute__((always_inline)) void transform_gradient(__global float *u, ulong plane,
+                                                                     __global const float *dy, int w_out, int c_out,
+                                                                     int height, int width, int cols) {
+    for (int j = 0; j < cols; j += VW) {
+        vec t[POINTS][4];
+#define PIXEL(r, s) (r < height && s < width ? load(from + ((ulong)r * w_out + s) * c_out, cols - j) : (vec)(0.0f))
+#define TILE_IN(r)  d##r
+#define TILE_OUT(r) t[r][column]
+#define TILE_COLUMN(s)                                                                                                 \
+    {                                                                                                                  \
+        const int column = s;                                                                                          \
+        const vec d0 = PIXEL(0, s), d1 = PIXEL(1, s), d2 = PIXEL(2, s), d3 = PIXEL(3, s);                              \
+        FILTER_TRANSFORM_4(TILE_OUT, TILE_IN)                                                                          \
+    }
+        __global const float *from = dy + j;
+        EACH_4(TILE_COLUMN)
+        __global float *to = u + j;
+#define LINE_IN(s)  t[row][s]
+#define LINE_OUT(s) u##s
+#define TILE_ROW(r)                                                                                                    \
+    {                                                                                                                  \
+        const int row = r;                                                                                             \
+        vec u0, u1, u2, u3, u4, u5;                                                                                    \
+        FILTER_TRANSFORM_4(LINE_OUT, LINE_IN)                                                                          \
+        VSTORE(u0, 0, to);                                                                                             \
+        VSTORE(u1, 0, to + plane);                                                                                     \
+        VSTORE(u2, 0, to + 2 * plane);                                                                                 \
+        VSTORE(u3, 0, to + 3 * plane);                                                                                 \
+        VSTORE(u4, 0, to + 4 * plane);                                                                                 \
+        VSTORE(u5, 0, to + 5 * plane);                                                                                 \
+        to += 6 * plane;                                                                                               \
+    }
+        EACH_6(TILE_ROW)
+    }
+}
+
+/* s (ROWS, COLS) = (first ? 0 : s) + v^T u over the tiles of a block. */
+static inline __attribute__((always_inline)) void add_products(const int vecs, __global float *s, int first,
+                                                               __global const float *v, int v_pitch,
+                                                               __global const float *u, int u_pitch, int tiles) {
+    vec acc[ROWS][VECS], b[VECS];
+#define FETCH(r, j)                                                                                                    \
+    if (j < vecs)                                                                                                      \
+        acc[r][j] = first ? (vec)(0.0f) : VLOAD(j, s + r * COLS);
+#define FETCH_ROW(r) EACH_VEC(FETCH, r)
+    EACH_ROW(FETCH_ROW)
+    for (int t = 0; t < tiles; t++, v += v_pitch, u += u_pitch) {
+#define LOAD(r, j)                                                                                                     \
+    if (j < vecs)                                                                                                      \
+        b[j] = VLOAD(j, u);
+#define FMA(r, j)                                                                                                      \
+    if (j < vecs)                                                                                                      \
+        acc[r][j] = fma(a, b[j], acc[r][j]);
+#define FMA_ROW(r)                                                                                                     \
+    {                                                                                                                  \
+        const vec a = (vec)(v[r]);                                                                                     \
+        EACH_VEC(FMA, r)                                                                                               \
+    }
+        EACH_VEC(LOAD, 0)
+        EACH_ROW(FMA_ROW)
+    }
+#define KEEP(r, j)                                                                                                     \
+    if (j < vecs)                                                                                                      \
+        VSTORE(acc[r][j], j, s + r * COLS);
+#define KEEP_ROW(r) EACH_VEC(KEEP, r)
+    EACH_ROW(KEEP_ROW)
+}
+
+/* One vector of the nine taps at `to`, `step` floats apart, from s (36 planes, .). */
+static inline __attribute__((always_inline)) void restore_taps(__global float *to, ulong step, __global const float *s,
+                                                               ulong plane) {
+    vec t[3][POINTS];
+#define SUM_IN(r)  s##r
+#define SUM_OUT(r) t[r][column]
+#define SUM_COLUMN(k)                                                                                                  \
+    {                                                                                                                  \
+        const int column = k;                                                                                          \
+        const vec s0 = VLOAD(0, s + k * plane), s1 = VLOAD(0, s + (6 + k) * plane);                                    \
+        const vec s2 = VLOAD(0, s + (12 + k) * plane), s3 = VLOAD(0, s + (18 + k) * plane);                            \
+        const vec s4 = VLOAD(0, s + (24 + k) * plane), s5 = VLOAD(0, s + (30 + k) * plane);                            \
+        OUTPUT_TRANSFORM_3(SUM_OUT, SUM_IN)                                                                            \
+    }
+    EACH_6(SUM_COLUMN)
+#define TAP_IN(q)  t[row][q]
+#define TAP_OUT(q) p##q
+#define TAP_ROW(r)                                                                                                     \
+    {                                                                                                                  \
+        const int row = r;                                                                                             \
+        vec p0, p1, p2;                                                                                                \
+        OUTPUT_TRANSFORM_3(TAP_OUT, TAP_IN)                                                                            \
+        VSTORE(p0, 0, to + (3 * row) * step);                                                                          \
+        VSTORE(p1, 0, to + (3 * row + 1) * step);                                                                      \
+        VSTORE(p2, 0, to + (3 * row + 2) * step);                                                                      \
+    }
+    TAP_ROW(0) TAP_ROW(1) TAP_ROW(2)
+}
+
+/* part [chunk][9][c_in][panels * COLS] from x (n, h_in, w_in, c_in) and dy (n, h_out, w_out, c_out), c_in >= ROWS.
+ * Dimension 0 of the range counts chunks of `chunk` tiles, taken in blocks of `block`; dimension 1 counts shares of
+ * `share` panels. A work-group has `slot` floats of scratch: [c_in zeros][v][u][s]. */
+__attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
+conv_winograd_weight(__global float *part, __global const float *x, ulong x_offset, __global const float *dy,
+                     ulong dy_offset, __global float *scratch, ulong slot, int n, int h_in, int w_in, int c_in,
+                     int h_out, int w_out, int c_out, int pad, ulong chunk, int block, int share) {
+    const tile_grid grid = {(h_out + 3) / 4, (w_out + 3) / 4, (ulong)n * ((h_out + 3) / 4) * ((w_out + 3) / 4)};
+    const int panels = (c_out + COLS - 1) / COLS, strips = (c_in + ROWS - 1) / ROWS;
+    const int panel_begin = get_global_id(1) * share, panel_count = min(share, panels - panel_begin);
+    const int column = panel_begin * COLS, cols = min(c_out - column, panel_count * COLS);
+    const int v_pitch = c_in + VW, u_pitch = share * COLS;
+    const ulong v_plane = (ulong)block * v_pitch + VW, u_plane = (ulong)block * u_pitch + VW;
+    const ulong s_plane = (ulong)share * strips * ROWS * COLS + VW;
+    scratch += (get_global_id(1) * get_global_size(0) + get_global_id(0)) * slot;
+    __global float *zeros = scratch, *v = zeros + c_in, *u = v + PATCH * v_plane, *s = u + PATCH * u_plane;
+    x += x_offset;
+    dy += dy_offset + column;
+    for (int i = 0; i < c_in; i++)
+        zeros[i] = 0.0f;
+
+    const ulong begin = get_global_id(0) * chunk, end = min(begin + chunk, grid.tiles);
+    for (ulong first = begin; first < end; first += block) {
+        const int count = (int)min((ulong)block, end - first);
+        transform_block(v, v_plane, v_pitch, x, zeros, grid, first, count, count, h_in, w_in, c_in, pad);
+        for (int t = 0; t < count; t++) {
+            const place at = place_of(first + t, grid.rows, grid.columns);
+            const int p = 4 * at.row, q = 4 * at.column;
+            transform_gradient(u + (ulong)t * u_pitch, u_plane, dy + ((at.outer * h_out + p) * w_out + q) * c_out,
+                               w_out, c_out, h_out - p, w_out - q, cols);
+        }
+        for (int k = 0; k < PATCH; k++)
+            for (int p = 0; p < panel_count; p++)
+                for (int strip = 0; strip < strips; strip++) {
+                    /* the last strip begins earlier rather than read past the channels */
+                    __global const float *a = v + k * v_plane + min(strip * ROWS, c_in - ROWS);
+                    __global float *to = s + k * s_plane + ((ulong)p * strips + strip) * ROWS * COLS;
+                    if (cols - p * COLS <= VW)
+                        add_products(1, to, first == begin, a, v_pitch, u + k * u_plane + p * COLS, u_pitch, count);
+                    else
+                        add_products(VECS, to, first == begin, a, v_pitch, u + k * u_plane + p * COLS, u_pitch, count);
+                }
+    }
+    const int pitch = panels * COLS;
+    part += get_global_id(0) * 9 * c_in * pitch + column;
+    for (int i = 0; i < c_in; i++, part += pitch) {
+        const int strip = i / ROWS, row = i - min(strip * ROWS, c_in - ROWS);
+        for (int j = 0; j < cols; j += VW) {
+            const int p = j / COLS;
+            restore_taps(part + j, (ulong)c_in * pitch,
+                         s + (((ulong)p * strips + strip) * ROWS + row) * COLS + j - p * COLS, s_plane);
+        }
+    }
+}
+
+/* dw (9 * c_in, c_out) = (accumulate ? dw : 0) + the sum of the chunks, in order. One work-item a row. */
+__attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
+conv_winograd_weight_sum(__global float *dw, ulong dw_offset, __global const float *part, int c_out, int pitch,
+                         int chunks, int accumulate) {
+    const ulong size = get_global_size(0) * pitch;
+    dw += dw_offset + get_global_id(0) * c_out;
+    part += get_global_id(0) * pitch;
+    for (int j = 0; j < c_out; j++) {
+        float sum = accumulate ? dw[j] : 0.0f;
+        for (int k = 0; k < chunks; k++)
+            sum += part[k * size + j];
+        dw[j] = sum;
+    }
+}

@@ -1,0 +1,122 @@
+/* The CPU family: backward by weights with Winograd F(3x3, 4x4) (cl/conv_winograd_weight.cl). */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "ops/conv_impl.h"
+
+/* Register tiles by the width of the device's float vectors, as in conv_cpu.c: of two numbers of rows, the one that
+ * divides the input channels with less waste. */
+typedef struct winograd_tile {
+    int vw, vecs, rows, rows2;
+} winograd_tile;
+static const winograd_tile tiles[] = {
+    {16, 2, 13, 8},
+    {8, 2, 6, 4},
+    {4, 3, 8, 6},
+};
+
+enum {
+    POINTS = 36,
+    BLOCK = 48,              /* tiles that are transformed at a time */
+    LARGE_BLOCK = 96,        /* the same where the sums leave a core's cache between blocks */
+    CORE_CACHE = 1 << 20,    /* of a core, in bytes */
+    SHARE = 4,               /* panels that a work-group takes at most */
+    PARTS_PER_CORE = 2,      /* work-groups, to balance */
+    CHUNK = 16,              /* tiles that a work-group takes at least */
+    SCRATCH_BYTES = 1 << 28, /* of all work-groups together */
+};
+
+typedef struct winograd_weight {
+    od_device *device;
+    od_conv_shape shape;
+    int vw, rows, cols, panels;
+    od_kernel *main, *sum;
+} winograd_weight;
+
+static void weight_destroy(void *state) {
+    free(state);
+}
+
+static od_status weight_create(od_device *device, const od_conv_shape *shape, unsigned pass, void **state) {
+    (void)pass;
+    winograd_weight *c = calloc(1, sizeof *c);
+    if (!c)
+        return od_fail(OD_ERR_MEMORY, "convolution: no memory for a plan");
+    const int width = (int)(od_conv_cpu_width ? od_conv_cpu_width : od_device_get_info(device)->vector_width);
+    const winograd_tile *t = tiles;
+    while (t->vw > width && t + 1 < tiles + sizeof tiles / sizeof *tiles)
+        t++;
+    const int first = od_div_up(shape->c_in, t->rows) * t->rows, second = od_div_up(shape->c_in, t->rows2) * t->rows2;
+    *c = (winograd_weight){.device = device,
+                           .shape = *shape,
+                           .vw = t->vw,
+                           .rows = first * 10 <= second * 11 ? t->rows : t->rows2,
+                           .cols = t->vw * t->vecs,
+                           .panels = od_div_up(shape->c_out, t->vw * t->vecs)};
+    char options[160];
+    snprintf(options, sizeof options, "-DVW=%d -DVECS=%d -DROWS=%d -cl-fast-relaxed-math", t->vw, t->vecs, c->rows);
+    od_status status = od_kernel_get(device, "conv_winograd_weight", options, "conv_winograd_weight", &c->main);
+    if (!status)
+        status = od_kernel_get(device, "conv_winograd_weight", options, "conv_winograd_weight_sum", &c->sum);
+    if (status) {
+        weight_destroy(c);
+        c = NULL;
+    }
+    *state = c;
+    return status;
+}
+
+/* How a run is cut: by sizes and the number of cores alone, as the order of the sums follows from it. */
+typedef struct weight_cut {
+    int64_t chunk; /* tiles of a work-group */
+    int chunks;
+    int block;
+    int share, shares; /* panels of a work-group */
+    uint64_t slot;     /* floats of scratch of a work-group */
+} weight_cut;
+
+static weight_cut cut_run(const winograd_weight *c, int n) {
+    const od_conv_shape *s = &c->shape;
+    const int64_t all = (int64_t)n * od_div_up(od_conv_out_h(s), 4) * od_div_up(od_conv_out_w(s), 4);
+    const int64_t parts = (int64_t)od_device_get_info(c->device)->compute_units * PARTS_PER_CORE;
+    weight_cut cut = {.share = c->panels < SHARE ? c->panels : SHARE};
+    cut.shares = od_div_up(c->panels, cut.share);
+    const uint64_t channels = (uint64_t)od_div_up(s->c_in, c->rows) * c->rows, vw = (uint64_t)c->vw;
+    const uint64_t columns = (uint64_t)cut.share * c->cols, sums = channels * columns + vw;
+    cut.block = sizeof(float) * POINTS * sums > CORE_CACHE ? LARGE_BLOCK : BLOCK;
+    cut.slot = s->c_in + POINTS * (cut.block * (s->c_in + vw + columns) + 2 * vw + sums);
+    cut.slot = (cut.slot + 15) / 16 * 16;
+    int64_t chunks = (parts + cut.shares - 1) / cut.shares;
+    const int64_t most = SCRATCH_BYTES / (int64_t)(cut.slot * sizeof(float)) / cut.shares, useful = all / CHUNK;
+    chunks = chunks < most ? chunks : most;
+    chunks = chunks < useful ? chunks : useful;
+    chunks = chunks < 1 ? 1 : chunks;
+    cut.chunk = (all + chunks - 1) / chunks;
+    cut.chunks = (int)((all + cut.chunk - 1) / cut.chunk);
+    return cut;
+}
+
+static od_status weight_run(void *state, const od_conv_args *args) {
+    winograd_weight *c = state;
+    const od_conv_shape *s = &c->shape;
+    const weight_cut cut = cut_run(c, args->n);
+    const int pitch = c->panels * c->cols, rows = 9 * s->c_in;
+    od_span part = OD_NO_SPAN, scratch = OD_NO_SPAN;
+    od_status status = od_span_create(c->device, (size_t)cut.chunks * rows * pitch, &part);
+    if (!status)
+        status = od_span_create(c->device, cut.slot * cut.chunks * cut.shares, &scratch);
+    if (!status)
+        status = OD_LAUNCH(c->main, OD_RANGE2(cut.chunks, cut.shares, 1, 1), OD_BUF(part.buffer), OD_SPAN(args->in),
+                           OD_SPAN(args->grad), OD_BUF(scratch.buffer), OD_U64(cut.slot), OD_I32(args->n), OD_I32(s->h),
+                           OD_I32(s->w), OD_I32(s->c_in), OD_I32(od_conv_out_h(s)), OD_I32(od_conv_out_w(s)),
+                           OD_I32(s->c_out), OD_I32(s->pad), OD_U64((uint64_t)cut.chunk), OD_I32(cut.block),
+                           OD_I32(cut.share));
+    if (!status)
+        status = OD_LAUNCH(c->sum, OD_RANGE1(rows, 1), OD_SPAN(args->out), OD_BUF(part.buffer), OD_I32(s->c_out),
+                           OD_I32(pitch), OD_I32(cut.chunks), OD_I32(args->accumulate));
+    od_buffer_release(part.buffer);
+    od_buffer_release(scratch.buffer);
+    return status;
+}
+
+const od_conv_impl od_conv_winograd_weight = {weight_create, weight_destroy, NULL, weight_run};
