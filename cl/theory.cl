@@ -269,7 +269,7 @@ static inline void output_gradients(const problem *p, const neurons *n, const st
             vec f = (online(n, o, c, j) - t->mean_f[j]) * t->scale_f[j];
             vec g = (o->g[c][j] - t->mean_g[j]) * t->scale_g[j];
             vec by_head = each * t->scale_f[j] * (SIGNS * t->correlation[j] * f - total_g[j]);
-            vec shrink = DETACH_STD ? (vec)(1.0f) : t->correlation[j];
+            vec shrink = DETACH_STD ? ZERO : t->correlation[j];
             vec by_f = each * t->scale_f[j] * (SIGNS * shrink * f - total_g[j]);
             for (int r = 0; r < M; r++) {
                 sum->head[j][r] = fma(by_head, o->f[c][r], sum->head[j][r]);

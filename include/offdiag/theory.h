@@ -42,7 +42,7 @@ typedef struct od_theory_config {
     od_theory_start_kind start;
     od_theory_draw draw;
     bool no_bn, no_stopgrad;
-    bool detach_std;       /* no gradient of W through the batch's standard deviation */
+    bool detach_std;       /* W's gradient takes the standard deviations in 2 - 2 corr as constants */
     bool noise_everywhere; /* noise along the features too */
     bool plain_batch;      /* sampled: without the antithetic copies of each sample */
     double drop_head; /* X > 0: E = I for good at X times the step at which a neuron first learned the strong feature */

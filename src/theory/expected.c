@@ -124,7 +124,7 @@ static inline __attribute__((always_inline)) double descend(const od_theory_conf
             down->head[j][r] = c->head == OD_THEORY_NONE || (c->head == OD_THEORY_OFFDIAG && r == j)
                                    ? 0
                                    : 2 * a * (z->k12 * S[r][j] - b * EB[r]);
-        double by_B = c->detach_std && !c->no_bn ? 1 / D : a * b;
+        double by_B = c->detach_std && !c->no_bn ? 0 : a * b;
         for (int r = 0; r < m; r++) {
             M1[r][j] += 2 * a * E[r];
             for (int i = 0; i < m; i++)
@@ -133,7 +133,7 @@ static inline __attribute__((always_inline)) double descend(const od_theory_conf
                 M1[j][r] += 2 * a * E[r];
         }
         if (c->no_stopgrad)
-            M2[j][j] += c->no_bn ? 2 : c->detach_std ? 2 / T : 2 * a * N / T;
+            M2[j][j] += c->no_bn ? 2 : c->detach_std ? 0 : 2 * a * N / T;
     }
     if (!down)
         return loss;

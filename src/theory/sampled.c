@@ -39,7 +39,7 @@ static od_status get_kernel(job *j) {
              "-DV=%d -DTEAM=%d -DM=%d -DK=%d -DQ=%d -DLO=%d -DPROJECTED=%d -DSIGNS=%d -DBATCH_NORM=%d "
              "-DSTOP_GRADIENT=%d -DDETACH_STD=%d -DTRAIN_HEAD=%d",
              j->shape.vector, j->shape.team, c->neurons, c->features, c->degree, c->noise_everywhere ? 0 : c->features,
-             j->projected, c->plain_batch ? 1 : 2, !c->no_bn, !c->no_stopgrad, c->detach_std,
+             j->projected, c->plain_batch ? 1 : 2, !c->no_bn, !c->no_stopgrad, c->detach_std && !c->no_bn,
              c->head == OD_THEORY_NONE      ? 0
              : c->head == OD_THEORY_OFFDIAG ? 1
                                             : 2);

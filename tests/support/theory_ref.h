@@ -68,7 +68,7 @@ static inline double ref_loss(const od_theory_config *c, const od_theory_state *
                       ref_product(c, scale_online, r, scale_online, q, true);
             }
         }
-        loss += c->no_bn ? D - 2 * N + T : D / D0 - 2 * N / sqrt(D0 * T0) + T / T0;
+        loss += c->no_bn ? D - 2 * N + T : 2 - 2 * N / sqrt(D0 * T0);
     }
     return loss;
 }
