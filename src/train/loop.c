@@ -99,13 +99,16 @@ static od_knn_protocol knn_protocol(const od_train_config *c) {
     return (od_knn_protocol){.k = c->knn_k, .bank = c->knn_bank, .queries = c->knn_queries, .t = c->knn_t};
 }
 
-/* What passes and evaluations take for a moment is less than what is there already, and the features of kNN. Where that
- * may not be left, try both: memory that runs out now splits the batch, later it would end the run. */
+/* What passes and evaluations take for a moment is less than what is there already, the features of kNN, and the
+ * scratch of a convolution. Where that may not be left, try both: memory that runs out now splits the batch, later it
+ * would end the run. */
+enum { SCRATCH_BYTES = 512 << 20 };
+
 static od_status try_passes(trainer *t, const od_model_config *model_config, int micro) {
     od_memory_use use = od_device_memory(t->device);
     od_knn_protocol protocol = knn_protocol(&t->info.config);
     od_status status = OD_OK;
-    if (2 * use.live + od_knn_bytes(t->model, t->dataset, &protocol) <= use.budget)
+    if (2 * use.live + od_knn_bytes(t->model, t->dataset, &protocol) + SCRATCH_BYTES <= use.budget)
         return OD_OK;
     if ((status = od_span_zero(t->views.x, (size_t)2 * micro * t->views.size * t->views.size * 4)) ||
         (status = od_model_step(t->model, t->losses, t->views.x, micro, 1, false)) ||
