@@ -58,6 +58,7 @@ typedef struct od_model_config {
     uint64_t seed;
 } od_model_config;
 
+extern const char *const od_head_names[]; /* in the order of od_head_kind, ends with NULL */
 bool od_head_parse(const char *text, od_head_kind *out);
 const char *od_head_name(od_head_kind head);
 extern const char *const od_encoder_names[]; /* NULL-terminated */

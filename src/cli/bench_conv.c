@@ -17,7 +17,6 @@ typedef struct conv_args {
     bool cpu_time, json;
 } conv_args;
 
-static const char *const families[] = {"auto", "ref", "cpu", "gpu", NULL};
 static const char *const uses[] = {"auto", "never", "always", NULL}; /* od_conv_winograd_use */
 
 #define T conv_args
@@ -26,7 +25,7 @@ static const od_option rows[] = {
     OD_OPT_INT(T, batch, "batch", 1, 65536, "images"),
     OD_OPT_INT(T, runs, "runs", 1, 1000, "timed runs of a pass, after one warm-up; the median counts"),
     OD_OPT_STRING(T, device, "device", "SPEC", "device (default: $OFFDIAG_DEVICE, then auto)"),
-    OD_OPT_CHOICE(T, kernels, "kernels", families, "kernel family"),
+    OD_OPT_CHOICE(T, kernels, "kernels", od_family_names, "kernel family"),
     OD_OPT_CHOICE(T, winograd, "winograd", uses, "where Winograd's convolution may run (CPU family)"),
     OD_OPT_FLAG(T, cpu_time, "cpu-time",
                 "processor time over the device's units, for machines that are busy otherwise"),

@@ -17,15 +17,13 @@ typedef struct step_args {
     bool profile, json;
 } step_args;
 
-static const char *const families[] = {"auto", "ref", "cpu", "gpu", NULL};
-
 #define T step_args
 static const od_option rows[] = {
     OD_OPT_INT(T, width, "width", 1, 1024, "channels of the first stage"),
     OD_OPT_INT(T, batch, "batch", 2, 65536, "images, two views of each"),
     OD_OPT_INT(T, runs, "runs", 1, 1000, "timed steps, after two warm-up steps; the median counts"),
     OD_OPT_STRING(T, device, "device", "SPEC", "device (default: $OFFDIAG_DEVICE, then auto)"),
-    OD_OPT_CHOICE(T, kernels, "kernels", families, "kernel family"),
+    OD_OPT_CHOICE(T, kernels, "kernels", od_family_names, "kernel family"),
     OD_OPT_FLAG(T, profile, "profile", "a row per kernel (its events slow the step a little)"),
     OD_OPT_FLAG(T, json, "json", "one JSON document"),
 };

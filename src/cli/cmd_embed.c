@@ -6,7 +6,6 @@
 #include "offdiag/train.h"
 
 static const char *const splits[] = {"test", "train", NULL};
-static const char *const families[] = {"auto", "ref", "cpu", "gpu", NULL};
 
 #define T od_embed_options
 static const od_option rows[] = {
@@ -17,7 +16,7 @@ static const od_option rows[] = {
     OD_OPT_INT(T, limit, "limit", 0, 1e9, "the first N images; 0: all"),
     OD_OPT_STRING(T, data, "data", "DIR", "the data set's folder (default: where the run found it)"),
     OD_OPT_STRING(T, device, "device", "SPEC", "device (default: $OFFDIAG_DEVICE, then auto)"),
-    OD_OPT_CHOICE(T, kernels, "kernels", families, "kernel family"),
+    OD_OPT_CHOICE(T, kernels, "kernels", od_family_names, "kernel family"),
 };
 #undef T
 

@@ -13,7 +13,6 @@ typedef struct eval_args {
 } eval_args;
 
 static const char *const protocols[] = {"knn", "linear", NULL};
-static const char *const families[] = {"auto", "ref", "cpu", "gpu", NULL};
 
 #define T eval_args
 static const od_option rows[] = {
@@ -28,7 +27,7 @@ static const od_option rows[] = {
     OD_OPT_U64(T, eval.seed, "seed", "linear: seed of the shuffles"),
     OD_OPT_STRING(T, eval.data, "data", "DIR", "the data set's folder (default: where the run found it)"),
     OD_OPT_STRING(T, eval.device, "device", "SPEC", "device (default: $OFFDIAG_DEVICE, then auto)"),
-    OD_OPT_CHOICE(T, eval.kernels, "kernels", families, "kernel family"),
+    OD_OPT_CHOICE(T, eval.kernels, "kernels", od_family_names, "kernel family"),
     OD_OPT_FLAG(T, json, "json", "one JSON document"),
 };
 #undef T

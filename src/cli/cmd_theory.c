@@ -18,7 +18,6 @@ typedef struct theory_args {
 static const char *const levels[] = {"expected", "sampled", NULL};
 static const char *const integrators[] = {"steps", "flow", NULL};
 static const char *const starts[] = {"controlled", "gaussian", NULL};
-static const char *const families[] = {"auto", "ref", "cpu", "gpu", NULL};
 static const char *const draws[] = {"projected", "all", NULL};
 
 #define T theory_args
@@ -58,7 +57,7 @@ static const od_option rows[] = {
     OD_OPT_FLAG(T, c.plain_batch, "plain-batch", "without the antithetic copies"),
     OD_OPT_CHOICE(T, c.draw, "draw", draws, "the noise that matters (the same distribution), or every component"),
     OD_OPT_STRING(T, c.device, "device", "SPEC", "device (default: $OFFDIAG_DEVICE, then auto)"),
-    OD_OPT_CHOICE(T, c.kernels, "kernels", families, "kernel family"),
+    OD_OPT_CHOICE(T, c.kernels, "kernels", od_family_names, "kernel family"),
     OD_OPT_HEADING("Output"),
     OD_OPT_FLAG(T, alone, "alone", "the tables and the page without the frozen head for comparison"),
     OD_OPT_FLAG(T, json, "json", "one JSON document on standard output"),

@@ -7,6 +7,8 @@
 /* How many commands may wait unsent: a screen's watchdog counts the time of what is sent at once. */
 enum { FLUSH_EVERY = 8 };
 
+const char *const od_family_names[] = {"auto", "ref", "cpu", "gpu", NULL};
+
 bool od_family_parse(const char *text, od_family *out) {
     for (od_family f = OD_FAMILY_AUTO; f <= OD_FAMILY_GPU; f++)
         if (strcmp(text, od_family_name(f)) == 0) {
@@ -17,8 +19,7 @@ bool od_family_parse(const char *text, od_family *out) {
 }
 
 const char *od_family_name(od_family family) {
-    static const char *const names[] = {"auto", "ref", "cpu", "gpu"};
-    return names[family];
+    return od_family_names[family];
 }
 
 /* The driver's own words about an error, where it gives them. */

@@ -6,15 +6,15 @@
 #include "offdiag/ops/gemm.h"
 #include "offdiag/ops/head.h"
 
-static const char *const names[] = {"none", "offdiag", "linear", "mlp"};
+const char *const od_head_names[] = {"none", "offdiag", "linear", "mlp", NULL};
 
 const char *od_head_name(od_head_kind head) {
-    return names[head];
+    return od_head_names[head];
 }
 
 bool od_head_parse(const char *text, od_head_kind *out) {
     for (int i = 0; i < 4; i++)
-        if (strcmp(text, names[i]) == 0) {
+        if (strcmp(text, od_head_names[i]) == 0) {
             *out = (od_head_kind)i;
             return true;
         }

@@ -11,9 +11,7 @@
 #include "od_config.h"
 
 static const char *const method_names[] = {"simsiam", "byol", NULL};
-static const char *const head_names[] = {"none", "offdiag", "linear", "mlp", NULL};
 static const char *const loss_names[] = {"cosine", "normalized", NULL};
-static const char *const family_names[] = {"auto", "ref", "cpu", "gpu", NULL};
 
 const char *od_method_name(od_method method) {
     return method_names[method];
@@ -64,7 +62,7 @@ static const od_option rows[] = {
     OD_OPT_INT(T, width, "width", 0, 1024, "channels of its first stage; 0: 64 for resnet18, 32 for cnn4"),
     OD_OPT_CHOICE(T, method, "method", method_names,
                   "simsiam: the target is the network itself; byol: its moving average"),
-    OD_OPT_CHOICE(T, head, "head", head_names,
+    OD_OPT_CHOICE(T, head, "head", od_head_names,
                   "prediction head; offdiag: starts as I, trains off-diagonal entries only"),
     OD_OPT_CHOICE(T, loss, "loss", loss_names, "normalized: squared error of batch-normalised outputs (Wen & Li 2022)"),
     OD_OPT_INT(T, proj_hidden, "proj-hidden", 1, 65536, "projector: hidden width"),
@@ -97,7 +95,7 @@ static const od_option rows[] = {
     OD_OPT_STRING(T, out, "out", "DIR", "the run's directory (default: a new one under runs/)"),
     OD_OPT_STRING(T, device, "device", "SPEC",
                   "auto, gpu, cpu, P:D or part of a name (default: $OFFDIAG_DEVICE, then auto)"),
-    OD_OPT_CHOICE(T, kernels, "kernels", family_names, "kernel family"),
+    OD_OPT_CHOICE(T, kernels, "kernels", od_family_names, "kernel family"),
     OD_OPT_INT(T, memory, "memory", 0, 1e9, "device memory to use, in MiB; 0: most of what there is"),
     OD_OPT_INT(T, checkpoint_every, "checkpoint-every", 0, 1e9, "steps between checkpoints, besides each epoch's end"),
     OD_OPT_FLAG(T, resume, "resume", "continue the run in --out, with its own options"),
