@@ -109,12 +109,13 @@ static void check_columns(od_cases *cs, od_device *device, size_t rows, int c) {
     size_t n = rows * (size_t)c, channels = (size_t)c;
     float *x = od_case_uniforms(cs, n, 0), *dy = od_case_uniforms(cs, n, 1);
     double *sum = od_case_alloc(cs, channels * sizeof *sum), *wide = od_case_alloc(cs, n * sizeof *wide);
-    double *stats = od_case_alloc(cs, 2 * channels * sizeof *stats), *dx_ref = od_case_alloc(cs, n * sizeof *dx_ref);
+    double *stats = od_case_alloc(cs, OD_BN_SAVED * channels * sizeof *stats),
+           *dx_ref = od_case_alloc(cs, n * sizeof *dx_ref);
     double *dgamma = od_case_alloc(cs, channels * sizeof *dgamma), *dbeta = od_case_alloc(cs, channels * sizeof *dbeta);
     for (size_t i = 0; i < n; i++)
         sum[i % channels] += x[i] += 1; /* positive: nothing cancels */
     od_span xs = od_case_input(cs, "x", x, n), dys = od_case_input(cs, "dy", dy, n), y = od_case_output(cs, "y", n);
-    od_span out = od_case_output(cs, "sum", channels), stat = od_case_output(cs, "saved", 2 * channels);
+    od_span out = od_case_output(cs, "sum", channels), stat = od_case_output(cs, "saved", OD_BN_SAVED * channels);
     od_span dx = od_case_output(cs, "dx", n);
     const norm_ref_input in = {.x = x};
     norm_ref_forward(wide, stats, stats + channels, NULL, NULL, &s, &in, 0);
@@ -123,11 +124,15 @@ static void check_columns(od_cases *cs, od_device *device, size_t rows, int c) {
         od_case_expect(cs, out, sum, 1e-5, 0);
     if (!od_case_ok(cs, od_bn_forward(device, &s, &plain, NULL, y, stat, xs)))
         return;
+    for (size_t i = 0; i < channels; i++) {
+        stats[2 * channels + i] = stats[channels + i];
+        stats[3 * channels + i] = -stats[i] * stats[channels + i];
+    }
     od_case_expect(cs, stat, stats, 1e-5, 0);
     od_case_expect(cs, y, wide, 1e-5, 0);
     norm_ref_backward(dx_ref, wide, dgamma, dbeta, &s, &in, dy, NULL);
-    if (od_case_ok(cs, od_bn_backward(device, &s, &plain, NULL, dx, OD_NO_SPAN, OD_NO_SPAN, OD_NO_SPAN, dys, OD_NO_SPAN,
-                                      xs, stat, false)))
+    if (od_case_ok(cs, od_bn_backward(device, &s, NULL, dx, OD_NO_SPAN, OD_NO_SPAN, OD_NO_SPAN, dys, OD_NO_SPAN, xs,
+                                      stat, false)))
         od_case_expect(cs, dx, dx_ref, 1e-4, 0);
 }
 

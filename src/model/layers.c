@@ -18,7 +18,7 @@ od_status od_bn_layer_create(od_bn_layer *l, const od_builder *b, const char *pr
     if ((status = od_param_add_vector(b->stats, prefix, ".running_mean", c, &l->mean)) ||
         (status = od_param_add_vector(b->stats, prefix, ".running_var", c, &l->var)))
         return status;
-    return b->net->device ? od_span_create(b->net->device, (size_t)b->net->groups * 2 * c, &l->saved) : OD_OK;
+    return b->net->device ? od_span_create(b->net->device, (size_t)b->net->groups * OD_BN_SAVED * c, &l->saved) : OD_OK;
 }
 
 void od_bn_layer_destroy(od_bn_layer *l) {
@@ -48,13 +48,11 @@ od_status od_bn_layer_forward(const od_bn_layer *l, const od_net *net, od_mode m
 
 od_status od_bn_layer_backward(const od_bn_layer *l, const od_net *net, od_span dx, od_span d_residual, od_span dy,
                                od_span y, od_span x, bool relu, int n, int pixels, bool accumulate) {
-    od_bn_params params = bn_params(l, net);
     od_bn_fuse fuse = {.relu = relu};
     od_bn_shape shape = {.groups = net->groups, .rows = n / net->groups * pixels, .c = l->c, .eps = 1e-5f};
     od_span dgamma = l->affine ? od_span_at(net->grad, l->gamma) : OD_NO_SPAN;
     od_span dbeta = l->affine ? od_span_at(net->grad, l->beta) : OD_NO_SPAN;
-    return od_bn_backward(net->device, &shape, &params, &fuse, dx, d_residual, dgamma, dbeta, dy, y, x, l->saved,
-                          accumulate);
+    return od_bn_backward(net->device, &shape, &fuse, dx, d_residual, dgamma, dbeta, dy, y, x, l->saved, accumulate);
 }
 
 /* ---- activations ------------------------------------------------------------------------------------------------ */

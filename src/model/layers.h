@@ -32,7 +32,7 @@ typedef struct od_bn_layer {
     int c;
     size_t gamma, beta; /* in value and grad (C) */
     size_t mean, var;   /* in stats (C) */
-    od_span saved;      /* (groups, 2, C), training only */
+    od_span saved;      /* (groups, 4, C), see od_bn_statistics */
 } od_bn_layer;
 
 od_status od_bn_layer_create(od_bn_layer *l, const od_builder *b, const char *prefix, int c, bool affine);

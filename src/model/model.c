@@ -7,6 +7,7 @@
 #include "model/internal.h"
 #include "model/params.h"
 #include "offdiag/ops/head.h"
+#include "offdiag/ops/norm.h"
 #include "offdiag/ops/optim.h"
 
 static bool is_byol(const od_model *m) {
@@ -92,8 +93,8 @@ static od_status create_step_tensors(od_model *m) {
                   {&m->dh, rows * features},
                   {&m->p_hat, normalized ? rows * d : 0},
                   {&m->t_hat, normalized ? rows * d : 0},
-                  {&m->p_saved, normalized ? 4 * d : 0},
-                  {&m->t_saved, normalized ? 4 * d : 0}};
+                  {&m->p_saved, normalized ? 2 * OD_BN_SAVED * d : 0},
+                  {&m->t_saved, normalized ? 2 * OD_BN_SAVED * d : 0}};
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
         od_status status = wanted[i].elements ? od_span_create(m->device, wanted[i].elements, wanted[i].span) : OD_OK;
         if (status)

@@ -28,8 +28,8 @@ static od_status normalized_loss(od_model *m, od_span loss, od_span target, int 
         (status = od_squared_error(m->device, loss, m->dp, OD_NO_SPAN, m->p_hat, m->t_hat, 2 * n, shape.c, n, scale,
                                    accumulate)))
         return status;
-    return od_bn_backward(m->device, &shape, &params, &fuse, m->dp, OD_NO_SPAN, OD_NO_SPAN, OD_NO_SPAN, m->dp,
-                          OD_NO_SPAN, m->p, m->p_saved, false);
+    return od_bn_backward(m->device, &shape, &fuse, m->dp, OD_NO_SPAN, OD_NO_SPAN, OD_NO_SPAN, m->dp, OD_NO_SPAN, m->p,
+                          m->p_saved, false);
 }
 
 od_status od_model_step(od_model *m, od_span loss, od_span x, int n, float scale, bool accumulate) {

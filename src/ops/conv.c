@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "offdiag/ops/norm.h"
 #include "ops/conv_impl.h"
 
 /* Best first. */
@@ -36,7 +37,7 @@ struct od_conv {
     od_conv_shape shape;
     const od_variant *variant[3]; /* NULL: the pass was not asked for */
     void *state[3];
-    bool weights_set;
+    od_span w;
 };
 
 static const od_conv_impl *impl_of(const od_conv *conv, int pass) {
@@ -115,10 +116,8 @@ static uint64_t w_size(const od_conv *c) {
 
 od_status od_conv_set_weights(od_conv *conv, od_span w) {
     od_status status = check_span("conv_set_weights", "w", w, w_size(conv));
-    for (int i = 0; i < BACKWARD_WEIGHT && !status; i++)
-        if (conv->variant[i])
-            status = impl_of(conv, i)->set_weights(conv->state[i], w);
-    conv->weights_set = !status;
+    if (!status)
+        conv->w = w;
     return status;
 }
 
@@ -127,22 +126,94 @@ static od_status check_pass(const od_conv *conv, int pass, int n) {
     const char *name = pass_table[pass].operation;
     if (!conv->variant[pass])
         return od_fail(OD_ERR_ARGUMENT, "%s: the plan was made without this pass", name);
-    if (pass != BACKWARD_WEIGHT && !conv->weights_set)
+    if (pass != BACKWARD_WEIGHT && !conv->w.buffer)
         return od_fail(OD_ERR_ARGUMENT, "%s: no weights were set", name);
     if (n < 0)
         return od_fail(OD_ERR_ARGUMENT, "%s: batch size %d", name, n);
     return OD_OK;
 }
 
-od_status od_conv_forward(od_conv *conv, od_span y, od_span x, int n) {
+static od_status check_input(const od_conv *conv, int pass, const od_conv_input *x, int n) {
+    const char *name = pass_table[pass].operation;
+    od_status status = check_span(name, "x", x->x, x_size(conv, n));
+    if (status || !x->affine.buffer)
+        return status;
+    const uint64_t c = (uint64_t)conv->shape.c_in;
+    if (x->groups < 1 || n % x->groups != 0)
+        return od_fail(OD_ERR_ARGUMENT, "%s: %d images in %d groups", name, n, x->groups);
+    return check_span(name, "affine", x->affine, (uint64_t)(x->groups - 1) * x->stride + 2 * c);
+}
+
+/* The weights that a run reads: packed into borrowed memory (args->weights.buffer is then not w's), or w itself. */
+static od_status run_pass(od_conv *conv, int pass, od_conv_args *args) {
+    const od_conv_impl *impl = impl_of(conv, pass);
+    void *state = conv->state[pass];
+    const size_t packed = pass != BACKWARD_WEIGHT && impl->packed_size ? impl->packed_size(state) : 0;
+    args->weights = conv->w;
+    if (!packed)
+        return impl->run(state, args);
+    od_status status = od_span_create(conv->device, packed, &args->weights);
+    if (status)
+        return status;
+    status = impl->pack(state, args->weights, conv->w);
+    if (!status)
+        status = impl->run(state, args);
+    od_buffer_release(args->weights.buffer);
+    return status;
+}
+
+/* A pass over the input x. Where the variant can't make it as it reads, it is made here, in *made. */
+static od_status run_on_input(od_conv *conv, int pass, const od_conv_input *x, od_conv_args *args, od_span *made) {
+    args->in = x->x;
+    args->groups = args->stats ? args->stats->groups : 1;
+    if (!impl_of(conv, pass)->fuses)
+        args->stats = NULL;
+    if (!x->affine.buffer)
+        return run_pass(conv, pass, args);
+    args->groups = x->groups;
+    if (impl_of(conv, pass)->fuses) {
+        args->affine = x->affine;
+        args->stride = x->stride;
+        return run_pass(conv, pass, args);
+    }
+    const int rows = args->n / x->groups * conv->shape.h * conv->shape.w;
+    od_status status = od_span_create(conv->device, x_size(conv, args->n), made);
+    if (!status)
+        status = od_affine_relu(conv->device, *made, x->x, x->affine, x->stride, x->groups, rows, conv->shape.c_in);
+    args->in = *made;
+    return status ? status : run_pass(conv, pass, args);
+}
+
+od_status od_conv_forward_fused(od_conv *conv, od_span y, const od_conv_input *x, int n, od_conv_stats *stats) {
     od_status status = check_pass(conv, FORWARD, n);
     if (!status)
         status = check_span("conv_forward", "y", y, y_size(conv, n));
     if (!status)
-        status = check_span("conv_forward", "x", x, x_size(conv, n));
+        status = check_input(conv, FORWARD, x, n);
+    if (!status && stats &&
+        (stats->groups < 1 || n % stats->groups != 0 ||
+         (x->affine.buffer && x->groups != 1 && x->groups != stats->groups)))
+        status = od_fail(OD_ERR_ARGUMENT, "conv_forward: statistics of %d images in %d groups, their input in %d", n,
+                         stats->groups, x->affine.buffer ? x->groups : 1);
+    if (stats) {
+        stats->partial = OD_NO_SPAN;
+        stats->parts = 0;
+    }
     if (status || n == 0)
         return status;
-    return impl_of(conv, FORWARD)->run(conv->state[FORWARD], &(od_conv_args){.out = y, .in = x, .n = n});
+    od_span made = OD_NO_SPAN;
+    od_conv_args args = {.out = y, .n = n, .stats = stats};
+    status = run_on_input(conv, FORWARD, x, &args, &made);
+    od_buffer_release(made.buffer);
+    if (status && stats) {
+        od_buffer_release(stats->partial.buffer);
+        stats->partial = OD_NO_SPAN;
+    }
+    return status;
+}
+
+od_status od_conv_forward(od_conv *conv, od_span y, od_span x, int n) {
+    return od_conv_forward_fused(conv, y, &(od_conv_input){.x = x}, n, NULL);
 }
 
 od_status od_conv_backward_data(od_conv *conv, od_span dx, od_span dy, int n) {
@@ -153,24 +224,31 @@ od_status od_conv_backward_data(od_conv *conv, od_span dx, od_span dy, int n) {
         status = check_span("conv_backward_data", "dy", dy, y_size(conv, n));
     if (status || n == 0)
         return status;
-    return impl_of(conv, BACKWARD_DATA)->run(conv->state[BACKWARD_DATA], &(od_conv_args){.out = dx, .in = dy, .n = n});
+    return run_pass(conv, BACKWARD_DATA, &(od_conv_args){.out = dx, .in = dy, .n = n, .groups = 1});
 }
 
-od_status od_conv_backward_weight(od_conv *conv, od_span dw, od_span x, od_span dy, int n, bool accumulate) {
+od_status od_conv_backward_weight_fused(od_conv *conv, od_span dw, const od_conv_input *x, od_span dy, int n,
+                                        bool accumulate) {
     od_status status = check_pass(conv, BACKWARD_WEIGHT, n);
     if (!status)
         status = check_span("conv_backward_weight", "dw", dw, w_size(conv));
     if (!status && n == 0)
         return accumulate ? OD_OK : od_span_zero(dw, w_size(conv));
     if (!status)
-        status = check_span("conv_backward_weight", "x", x, x_size(conv, n));
+        status = check_input(conv, BACKWARD_WEIGHT, x, n);
     if (!status)
         status = check_span("conv_backward_weight", "dy", dy, y_size(conv, n));
     if (status)
         return status;
-    return impl_of(conv, BACKWARD_WEIGHT)
-        ->run(conv->state[BACKWARD_WEIGHT],
-              &(od_conv_args){.out = dw, .in = x, .grad = dy, .n = n, .accumulate = accumulate});
+    od_span made = OD_NO_SPAN;
+    od_conv_args args = {.out = dw, .grad = dy, .n = n, .accumulate = accumulate};
+    status = run_on_input(conv, BACKWARD_WEIGHT, x, &args, &made);
+    od_buffer_release(made.buffer);
+    return status;
+}
+
+od_status od_conv_backward_weight(od_conv *conv, od_span dw, od_span x, od_span dy, int n, bool accumulate) {
+    return od_conv_backward_weight_fused(conv, dw, &(od_conv_input){.x = x}, dy, n, accumulate);
 }
 
 const char *od_conv_variant(const od_conv *conv, unsigned pass) {

@@ -46,7 +46,7 @@ typedef struct cpu_conv {
     const cpu_tile *tile;
     int rows, cols;
     int panels; /* of cols output channels */
-    od_buffer *packed, *zeros;
+    od_buffer *zeros;
     od_kernel *pack, *main, *pad, *sum;
 } cpu_conv;
 
@@ -101,7 +101,6 @@ static void cpu_destroy(void *state) {
     if (!c)
         return;
     od_conv_gather_destroy(&c->gather);
-    od_buffer_release(c->packed);
     od_buffer_release(c->zeros);
     free(c);
 }
@@ -163,10 +162,7 @@ static od_status cpu_create(od_device *device, const od_conv_shape *shape, unsig
     status = get_kernels(c);
     if (status || pass == OD_CONV_BACKWARD_WEIGHT)
         goto out;
-    size_t packed = (size_t)c->panels * g->taps * g->run * c->cols;
-    status = od_buffer_create(device, packed * sizeof(float), &c->packed);
-    if (!status)
-        status = create_zeros(device, (size_t)g->run * sizeof(float), &c->zeros);
+    status = create_zeros(device, (size_t)g->run * sizeof(float), &c->zeros);
 out:
     if (status) {
         cpu_destroy(c);
@@ -176,14 +172,19 @@ out:
     return status;
 }
 
-static od_status cpu_set_weights(void *state, od_span w) {
+static size_t cpu_packed_size(const void *state) {
+    const cpu_conv *c = state;
+    return (size_t)c->panels * c->gather.taps * c->gather.run * c->cols;
+}
+
+static od_status cpu_pack(void *state, od_span packed, od_span w) {
     cpu_conv *c = state;
     const od_conv_gather *g = &c->gather;
     od_range range = OD_RANGE2(g->taps, c->panels, 1, 1);
     if (c->pass == OD_CONV_BACKWARD_DATA)
-        return OD_LAUNCH(c->pack, range, OD_BUF(c->packed), OD_SPAN(w), OD_BUF(g->table), OD_I32(g->classes),
+        return OD_LAUNCH(c->pack, range, OD_BUF(packed.buffer), OD_SPAN(w), OD_BUF(g->table), OD_I32(g->classes),
                          OD_I32(c->shape.c_in), OD_I32(c->shape.c_out));
-    return OD_LAUNCH(c->pack, range, OD_BUF(c->packed), OD_SPAN(w), OD_BUF(g->table), OD_I32(g->run),
+    return OD_LAUNCH(c->pack, range, OD_BUF(packed.buffer), OD_SPAN(w), OD_BUF(g->table), OD_I32(g->run),
                      OD_I32(c->shape.c_out));
 }
 
@@ -218,14 +219,14 @@ static od_status cpu_run(void *state, const od_conv_args *args) {
         blocks = (pixels + block - 1) / block;
         int64_t under = (int64_t)c->rows * c->shape.kernel_h * g->w_in * g->pitch * (int64_t)sizeof(float);
         int group = under <= GROUP_BYTES && args->n >= c->rows ? c->rows : 1;
-        size_t bytes = (size_t)c->panels * g->taps * g->run * c->cols * sizeof(float);
-        bool panel_first = bytes <= PANEL_MAJOR_BYTES;
+        bool panel_first = cpu_packed_size(c) * sizeof(float) <= PANEL_MAJOR_BYTES;
         od_range range = panel_first ? OD_RANGE3(c->panels, blocks, g->classes, 1, 1, 1)
                                      : OD_RANGE3(blocks, c->panels, g->classes, 1, 1, 1);
-        status = OD_LAUNCH(c->main, range, OD_SPAN(args->out), OD_SPAN(in), OD_BUF(c->packed), OD_BUF(c->zeros),
-                           OD_BUF(g->table), OD_I32(args->n), OD_I32(g->h_in), OD_I32(g->w_in), OD_I32(g->pitch),
-                           OD_I32(g->run), OD_I32(g->h_out), OD_I32(g->w_out), OD_I32(g->c_out), OD_I32(g->step_in),
-                           OD_I32(g->step_out), OD_I32(group), OD_I32((int)block), OD_I32(panel_first ? 0 : 1));
+        status =
+            OD_LAUNCH(c->main, range, OD_SPAN(args->out), OD_SPAN(in), OD_BUF(args->weights.buffer), OD_BUF(c->zeros),
+                      OD_BUF(g->table), OD_I32(args->n), OD_I32(g->h_in), OD_I32(g->w_in), OD_I32(g->pitch),
+                      OD_I32(g->run), OD_I32(g->h_out), OD_I32(g->w_out), OD_I32(g->c_out), OD_I32(g->step_in),
+                      OD_I32(g->step_out), OD_I32(group), OD_I32((int)block), OD_I32(panel_first ? 0 : 1));
     }
     od_buffer_release(copy.buffer);
     return status;
@@ -326,5 +327,5 @@ static od_status cpu_weight_run(void *state, const od_conv_args *args) {
     return status;
 }
 
-const od_conv_impl od_conv_cpu = {cpu_create, cpu_destroy, cpu_set_weights, cpu_run};
-const od_conv_impl od_conv_cpu_weight = {cpu_create, cpu_destroy, cpu_set_weights, cpu_weight_run};
+const od_conv_impl od_conv_cpu = {cpu_create, cpu_destroy, cpu_packed_size, cpu_pack, cpu_run, false};
+const od_conv_impl od_conv_cpu_weight = {cpu_create, cpu_destroy, NULL, NULL, cpu_weight_run, false};

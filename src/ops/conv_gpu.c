@@ -19,8 +19,6 @@ typedef struct gpu_conv {
     unsigned pass;
     od_conv_gather gather;
     const gpu_tile *tile;
-    od_buffer *packed;
-    od_span w; /* what the kernel reads: w itself, or the transposed copy */
     od_kernel *main, *pack, *sum;
 } gpu_conv;
 
@@ -60,7 +58,6 @@ static void gpu_destroy(void *state) {
     if (!c)
         return;
     od_conv_gather_destroy(&c->gather);
-    od_buffer_release(c->packed);
     free(c);
 }
 
@@ -91,8 +88,6 @@ static od_status gpu_create(od_device *device, const od_conv_shape *shape, unsig
     od_status status = od_conv_gather_create(device, shape, pass, false, &c->gather);
     if (!status)
         status = get_kernels(c);
-    if (!status && pass == OD_CONV_BACKWARD_DATA)
-        status = od_buffer_create(device, sizeof(float) * c->gather.taps * shape->c_in * shape->c_out, &c->packed);
     if (status) {
         gpu_destroy(c);
         c = NULL;
@@ -101,14 +96,16 @@ static od_status gpu_create(od_device *device, const od_conv_shape *shape, unsig
     return status;
 }
 
-static od_status gpu_set_weights(void *state, od_span w) {
+/* Backward by data reads a transposed copy. */
+static size_t gpu_packed_size(const void *state) {
+    const gpu_conv *c = state;
+    return c->pass == OD_CONV_BACKWARD_DATA ? (size_t)c->gather.taps * c->shape.c_in * c->shape.c_out : 0;
+}
+
+static od_status gpu_pack(void *state, od_span packed, od_span w) {
     gpu_conv *c = state;
-    c->w = w;
-    if (c->pass != OD_CONV_BACKWARD_DATA)
-        return OD_OK;
     const od_conv_gather *g = &c->gather;
-    c->w = od_span_of(c->packed);
-    return OD_LAUNCH(c->pack, OD_RANGE3(c->shape.c_in, c->shape.c_out, g->taps, 16, 4, 1), OD_BUF(c->packed),
+    return OD_LAUNCH(c->pack, OD_RANGE3(c->shape.c_in, c->shape.c_out, g->taps, 16, 4, 1), OD_BUF(packed.buffer),
                      OD_SPAN(w), OD_BUF(g->table), OD_I32(g->classes * OD_CONV_HEADER_INTS), OD_I32(c->shape.c_in),
                      OD_I32(c->shape.c_out));
 }
@@ -125,7 +122,7 @@ static od_status gpu_run(void *state, const od_conv_args *args) {
     size_t pixels = (size_t)args->n * g->grid_h * g->grid_w;
     od_range range =
         group_range(c->tile, od_div_up(g->c_out, c->tile->bn), (pixels + c->tile->bm - 1) / c->tile->bm, g->classes);
-    return OD_LAUNCH(c->main, range, OD_SPAN(args->out), OD_SPAN(args->in), OD_SPAN(c->w), OD_BUF(g->table),
+    return OD_LAUNCH(c->main, range, OD_SPAN(args->out), OD_SPAN(args->in), OD_SPAN(args->weights), OD_BUF(g->table),
                      OD_I32(args->n), OD_I32(g->h_in), OD_I32(g->w_in), OD_I32(g->run), OD_I32(g->h_out),
                      OD_I32(g->w_out), OD_I32(g->c_out), OD_I32(g->step_in), OD_I32(g->step_out));
 }
@@ -163,5 +160,5 @@ static od_status gpu_weight_run(void *state, const od_conv_args *args) {
     return status;
 }
 
-const od_conv_impl od_conv_gpu = {gpu_create, gpu_destroy, gpu_set_weights, gpu_run};
-const od_conv_impl od_conv_gpu_weight = {gpu_create, gpu_destroy, gpu_set_weights, gpu_weight_run};
+const od_conv_impl od_conv_gpu = {gpu_create, gpu_destroy, gpu_packed_size, gpu_pack, gpu_run, false};
+const od_conv_impl od_conv_gpu_weight = {gpu_create, gpu_destroy, NULL, NULL, gpu_weight_run, false};

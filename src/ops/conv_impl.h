@@ -6,19 +6,26 @@
 #include "ops/variant.h"
 
 /* The operands of one run. FORWARD: out y, in x. BACKWARD_DATA: out dx, in dy. BACKWARD_WEIGHT: out dw, in x, grad dy.
- */
+ * Only what fuses sees affine and stats. */
 typedef struct od_conv_args {
     od_span out, in, grad;
+    od_span weights; /* packed, or w itself; not in BACKWARD_WEIGHT */
     int n;
     bool accumulate;
+    od_span affine; /* in is read as relu(in * slope + shift), see od_conv_input; no buffer: as it is */
+    size_t stride;
+    int groups;           /* of affine and of stats: n is a multiple of it; 1 without both */
+    od_conv_stats *stats; /* FORWARD; NULL: not wanted. The variant creates `partial` and sets `parts` */
 } od_conv_args;
 
 /* One variant of one pass: od_variant.run points to this. */
 typedef struct od_conv_impl {
     od_status (*create)(od_device *device, const od_conv_shape *shape, unsigned pass, void **state);
-    void (*destroy)(void *state);                            /* NULL is fine */
-    od_status (*set_weights)(void *state, od_span w);        /* not called for BACKWARD_WEIGHT */
-    od_status (*run)(void *state, const od_conv_args *args); /* n > 0 */
+    void (*destroy)(void *state);                              /* NULL is fine */
+    size_t (*packed_size)(const void *state);                  /* floats; NULL or 0: run reads w itself */
+    od_status (*pack)(void *state, od_span packed, od_span w); /* before each run */
+    od_status (*run)(void *state, const od_conv_args *args);   /* n > 0 */
+    bool fuses;                                                /* whether run heeds affine and stats */
 } od_conv_impl;
 
 extern const od_conv_impl od_conv_ref, od_conv_cpu, od_conv_cpu_weight, od_conv_gpu, od_conv_gpu_weight;

@@ -7,7 +7,6 @@ typedef struct ref_conv {
     od_device *device;
     od_conv_shape shape;
     unsigned pass;
-    od_span w;
     od_kernel *main, *sum;
 } ref_conv;
 
@@ -35,11 +34,6 @@ static od_status ref_create(od_device *device, const od_conv_shape *shape, unsig
     }
     *state = c;
     return status;
-}
-
-static od_status ref_set_weights(void *state, od_span w) {
-    ((ref_conv *)state)->w = w;
-    return OD_OK;
 }
 
 #define DIMS_ARGS(s)                                                                                                   \
@@ -82,7 +76,7 @@ static od_status ref_run(void *state, const od_conv_args *args) {
     bool back = c->pass == OD_CONV_BACKWARD_DATA;
     size_t pixels = (size_t)args->n * (back ? (size_t)s->h * s->w : (size_t)od_conv_out_h(s) * od_conv_out_w(s));
     return OD_LAUNCH(c->main, channel_range(back ? s->c_in : s->c_out, pixels, 1), OD_SPAN(args->out),
-                     OD_SPAN(args->in), OD_SPAN(c->w), OD_I32(args->n), DIMS_ARGS(s));
+                     OD_SPAN(args->in), OD_SPAN(args->weights), OD_I32(args->n), DIMS_ARGS(s));
 }
 
-const od_conv_impl od_conv_ref = {ref_create, free, ref_set_weights, ref_run};
+const od_conv_impl od_conv_ref = {ref_create, free, NULL, NULL, ref_run, false};

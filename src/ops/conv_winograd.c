@@ -43,7 +43,6 @@ typedef struct winograd_conv {
     int filter_in, filter_out;                      /* w's own */
     const winograd_tile *tile;
     int cols, panels;
-    od_buffer *weights; /* [36][panels][c_in][cols] */
     od_kernel *pack, *main;
 } winograd_conv;
 
@@ -72,14 +71,6 @@ bool od_conv_winograd_supports(const od_device *device, const void *shape, const
     return !*why;
 }
 
-static void winograd_destroy(void *state) {
-    winograd_conv *c = state;
-    if (!c)
-        return;
-    od_buffer_release(c->weights);
-    free(c);
-}
-
 static od_status winograd_create(od_device *device, const od_conv_shape *s, unsigned pass, void **state) {
     const bool back = pass == OD_CONV_BACKWARD_DATA;
     const int h = od_conv_out_h(s), w = od_conv_out_w(s);
@@ -106,19 +97,23 @@ static od_status winograd_create(od_device *device, const od_conv_shape *s, unsi
     od_status status = od_kernel_get(device, "conv_winograd", options, "conv_winograd_weights", &c->pack);
     if (!status)
         status = od_kernel_get(device, "conv_winograd", options, "conv_winograd", &c->main);
-    if (!status)
-        status = od_buffer_create(device, sizeof(float) * POINTS * c->panels * c->c_in * c->cols, &c->weights);
     if (status) {
-        winograd_destroy(c);
+        free(c);
         c = NULL;
     }
     *state = c;
     return status;
 }
 
-static od_status winograd_set_weights(void *state, od_span w) {
+/* [36][panels][c_in][cols] */
+static size_t winograd_packed_size(const void *state) {
+    const winograd_conv *c = state;
+    return (size_t)POINTS * c->panels * c->c_in * c->cols;
+}
+
+static od_status winograd_pack(void *state, od_span packed, od_span w) {
     winograd_conv *c = state;
-    return OD_LAUNCH(c->pack, OD_RANGE2(c->panels, od_div_up(c->c_in, LINES), 1, 1), OD_BUF(c->weights), OD_SPAN(w),
+    return OD_LAUNCH(c->pack, OD_RANGE2(c->panels, od_div_up(c->c_in, LINES), 1, 1), OD_BUF(packed.buffer), OD_SPAN(w),
                      OD_I32(c->filter_in), OD_I32(c->filter_out), OD_I32(c->transposed));
 }
 
@@ -141,7 +136,7 @@ static winograd_cut cut_run(const winograd_conv *c, int n) {
     const od_device_info *info = od_device_get_info(c->device);
     const int64_t cores = info->compute_units, rows = c->tile->rows;
     const int64_t all = (int64_t)n * od_div_up(c->h_out, 4) * od_div_up(c->w_out, 4);
-    const uint64_t weights = sizeof(float) * POINTS * (uint64_t)c->panels * c->c_in * c->cols;
+    const uint64_t weights = sizeof(float) * winograd_packed_size(c);
     winograd_cut cut = {.group = c->panels < GROUP ? c->panels : GROUP, .shares = 1};
     int64_t block = rows * (info->cache_bytes && weights > info->cache_bytes / 2 ? LARGE_BLOCK : BLOCK);
     while (cut.shares * 2 * GROUP <= c->panels && (all + block - 1) / block * cut.shares < 2 * cores)
@@ -170,11 +165,11 @@ static od_status winograd_run(void *state, const od_conv_args *args) {
     if (status)
         return status;
     status = OD_LAUNCH(c->main, OD_RANGE2(cut.slots, cut.shares, 1, 1), OD_SPAN(args->out), OD_SPAN(args->in),
-                       OD_BUF(c->weights), OD_BUF(scratch.buffer), OD_U64(cut.slot), OD_I32(args->n), OD_I32(c->h_in),
-                       OD_I32(c->w_in), OD_I32(c->c_in), OD_I32(c->h_out), OD_I32(c->w_out), OD_I32(c->c_out),
-                       OD_I32(c->pad), OD_I32(cut.block), OD_I32(cut.group));
+                       OD_BUF(args->weights.buffer), OD_BUF(scratch.buffer), OD_U64(cut.slot), OD_I32(args->n),
+                       OD_I32(c->h_in), OD_I32(c->w_in), OD_I32(c->c_in), OD_I32(c->h_out), OD_I32(c->w_out),
+                       OD_I32(c->c_out), OD_I32(c->pad), OD_I32(cut.block), OD_I32(cut.group));
     od_buffer_release(scratch.buffer);
     return status;
 }
 
-const od_conv_impl od_conv_winograd = {winograd_create, winograd_destroy, winograd_set_weights, winograd_run};
+const od_conv_impl od_conv_winograd = {winograd_create, free, winograd_packed_size, winograd_pack, winograd_run, false};

@@ -33,10 +33,6 @@ typedef struct winograd_weight {
     od_kernel *main, *sum;
 } winograd_weight;
 
-static void weight_destroy(void *state) {
-    free(state);
-}
-
 static od_status weight_create(od_device *device, const od_conv_shape *shape, unsigned pass, void **state) {
     (void)pass;
     winograd_weight *c = calloc(1, sizeof *c);
@@ -59,7 +55,7 @@ static od_status weight_create(od_device *device, const od_conv_shape *shape, un
     if (!status)
         status = od_kernel_get(device, "conv_winograd_weight", options, "conv_winograd_weight_sum", &c->sum);
     if (status) {
-        weight_destroy(c);
+        free(c);
         c = NULL;
     }
     *state = c;
@@ -119,4 +115,4 @@ static od_status weight_run(void *state, const od_conv_args *args) {
     return status;
 }
 
-const od_conv_impl od_conv_winograd_weight = {weight_create, weight_destroy, NULL, weight_run};
+const od_conv_impl od_conv_winograd_weight = {weight_create, free, NULL, NULL, weight_run, false};

@@ -4,7 +4,7 @@
 #include "ops/team.h"
 
 /* Flags of cl/norm.cl. */
-enum { RELU = 1, RESIDUAL = 2, AFFINE = 4, VARIANCE = 8 };
+enum { RELU = 1, RESIDUAL = 2, AFFINE = 4, Y = 8, BN_INPUT = 16, CUT = 32 };
 
 static od_status check_shape(const od_bn_shape *s, const char *pass, int least_rows) {
     if (s->groups <= 0 || s->rows <= 0 || s->c <= 0)
@@ -22,91 +22,149 @@ static od_status check_affine(const od_bn_params *params) {
     return OD_OK;
 }
 
+static od_status check_statistics(const od_bn_shape *shape, const od_bn_params *params) {
+    od_status status = check_shape(shape, "forward", 2);
+    return status ? status : check_affine(params);
+}
+
 static od_status norm_kernel(od_device *device, const od_columns *columns, const char *name, od_kernel **out) {
     return od_kernel_get(device, "norm", columns->options, name, out);
 }
 
-static uint32_t fuse_flags(const od_bn_params *params, const od_bn_fuse *fuse) {
-    return (fuse && fuse->relu ? RELU : 0) | (fuse && fuse->residual.buffer ? RESIDUAL : 0) |
-           (params->gamma.buffer ? AFFINE : 0);
+static uint32_t affine_flag(const od_bn_params *params) {
+    return params->gamma.buffer ? AFFINE : 0;
 }
 
-/* y = act((x - mean) * spread * gamma + beta + residual); the statistics of a group are stats_stride after the last's.
- */
-static od_status apply(od_device *device, const od_columns *columns, const od_bn_params *params, const od_bn_fuse *fuse,
-                       od_span y, od_span x, od_span mean, od_span spread, uint32_t stats_stride, int groups,
-                       size_t rows, int c, float eps, uint32_t flags) {
+/* ---- statistics ------------------------------------------------------------------------------------------------- */
+
+static od_columns statistics_columns(od_device *device, const od_bn_shape *s, const od_bn_params *params, od_span saved,
+                                     od_span x) {
+    return OD_COLUMNS_OF(device, "bn_statistics", (size_t)s->rows, s->c, saved, x, params->gamma, params->beta,
+                         params->running_mean, params->running_var);
+}
+
+/* pivot: what the means of the parts are relative to, or OD_NO_SPAN. */
+static od_status finish(od_device *device, const od_columns *columns, const od_bn_shape *s, const od_bn_params *params,
+                        od_span saved, od_span partial, size_t parts, od_span pivot) {
     od_kernel *kernel;
-    od_status status = norm_kernel(device, columns, "apply", &kernel);
+    od_status status = norm_kernel(device, columns, "finish_stats", &kernel);
     if (status)
         return status;
-    od_span residual = fuse ? fuse->residual : OD_NO_SPAN;
-    return OD_LAUNCH(kernel, od_columns_range(columns, c, groups), OD_SPAN(y), OD_SPAN(x), OD_SPAN(residual),
-                     OD_SPAN(mean), OD_SPAN(spread), OD_SPAN(params->gamma), OD_SPAN(params->beta),
-                     OD_U32(stats_stride), OD_U64(rows), OD_U32((uint32_t)c), OD_U32((uint32_t)columns->chunk_rows),
-                     OD_F32(eps), OD_U32(flags));
+    return OD_LAUNCH(kernel, od_columns_finish_range(columns, s->c), OD_SPAN(saved), OD_SPAN(params->running_mean),
+                     OD_SPAN(params->running_var), OD_SPAN(partial), OD_SPAN(pivot), OD_SPAN(params->gamma),
+                     OD_SPAN(params->beta), OD_U32((uint32_t)s->groups), OD_U32((uint32_t)s->rows),
+                     OD_U32((uint32_t)s->c), OD_U32((uint32_t)parts), OD_F32(s->eps), OD_F32(params->momentum),
+                     OD_I32(pivot.buffer != NULL), OD_I32(params->running_mean.buffer != NULL),
+                     OD_I32(params->running_var.buffer != NULL), OD_U32(affine_flag(params)));
 }
 
-/* saved (groups, 2, c) from x, and the running statistics. */
-static od_status statistics(od_device *device, const od_columns *columns, const od_bn_shape *s,
-                            const od_bn_params *params, od_span saved, od_span x) {
-    uint32_t c = (uint32_t)s->c, rows = (uint32_t)s->rows;
-    uint32_t chunk_rows = (uint32_t)columns->chunk_rows, chunks = (uint32_t)columns->chunks;
-    od_kernel *stats, *finish;
-    od_span partial; // (groups, chunks, 2, c)
-    od_status status = norm_kernel(device, columns, "stats", &stats);
-    if (!status)
-        status = norm_kernel(device, columns, "finish_stats", &finish);
-    if (!status)
-        status = od_span_create(device, (size_t)s->groups * chunks * 2 * c, &partial);
+od_status od_bn_statistics(od_device *device, const od_bn_shape *s, const od_bn_params *params, od_span saved,
+                           od_span x) {
+    od_status status = check_statistics(s, params);
     if (status)
         return status;
-    status = OD_LAUNCH(stats, od_columns_range(columns, s->c, s->groups), OD_SPAN(partial), OD_SPAN(x), OD_U32(rows),
-                       OD_U32(c), OD_U32(chunk_rows), OD_U32(chunks));
+    od_columns columns = statistics_columns(device, s, params, saved, x);
+    od_kernel *stats;
+    od_span partial; // (groups, chunks, 3, c)
+    status = norm_kernel(device, &columns, "stats", &stats);
     if (!status)
-        status = OD_LAUNCH(finish, od_columns_finish_range(columns, s->c), OD_SPAN(saved),
-                           OD_SPAN(params->running_mean), OD_SPAN(params->running_var), OD_SPAN(partial), OD_SPAN(x),
-                           OD_U32((uint32_t)s->groups), OD_U32(rows), OD_U32(c), OD_U32(chunk_rows), OD_U32(chunks),
-                           OD_F32(s->eps), OD_F32(params->momentum), OD_I32(params->running_mean.buffer != NULL),
-                           OD_I32(params->running_var.buffer != NULL));
+        status = od_span_create(device, (size_t)s->groups * columns.chunks * 3 * (size_t)s->c, &partial);
+    if (status)
+        return status;
+    status = OD_LAUNCH(stats, od_columns_range(&columns, s->c, s->groups), OD_SPAN(partial), OD_SPAN(x),
+                       OD_U32((uint32_t)s->rows), OD_U32((uint32_t)s->c), OD_U32((uint32_t)columns.chunk_rows),
+                       OD_U32((uint32_t)columns.chunks));
+    if (!status)
+        status = finish(device, &columns, s, params, saved, partial, columns.chunks, x);
     od_buffer_release(partial.buffer);
     return status;
 }
 
-od_status od_bn_forward(od_device *device, const od_bn_shape *shape, const od_bn_params *params, const od_bn_fuse *fuse,
-                        od_span y, od_span saved, od_span x) {
-    od_status status = check_shape(shape, "forward", 2);
+od_status od_bn_finish(od_device *device, const od_bn_shape *s, const od_bn_params *params, od_span saved,
+                       od_span partial, int parts) {
+    od_status status = check_statistics(s, params);
+    if (status)
+        return status;
+    od_columns columns = statistics_columns(device, s, params, saved, partial);
+    return finish(device, &columns, s, params, saved, partial, (size_t)parts, OD_NO_SPAN);
+}
+
+od_status od_bn_running(od_device *device, const od_bn_shape *s, const od_bn_params *params, od_span saved) {
+    od_status status = check_shape(s, "inference", 1);
     if (!status)
         status = check_affine(params);
+    if (!status && (!params->running_mean.buffer || !params->running_var.buffer))
+        status =
+            od_fail(OD_ERR_ARGUMENT, "batch norm inference needs the running mean and variance (%d channels)", s->c);
     if (status)
         return status;
+    od_columns columns = statistics_columns(device, s, params, saved, saved);
+    od_kernel *kernel;
+    status = norm_kernel(device, &columns, "running_stats", &kernel);
+    if (status)
+        return status;
+    return OD_LAUNCH(kernel, od_columns_finish_range(&columns, s->c), OD_SPAN(saved), OD_SPAN(params->running_mean),
+                     OD_SPAN(params->running_var), OD_SPAN(params->gamma), OD_SPAN(params->beta),
+                     OD_U32((uint32_t)s->c), OD_F32(s->eps), OD_U32(affine_flag(params)));
+}
+
+/* ---- forward ---------------------------------------------------------------------------------------------------- */
+
+static od_status apply(od_device *device, const od_bn_shape *s, const od_bn_fuse *fuse, od_span y, od_span x,
+                       od_span affine, size_t stride) {
+    od_status status = check_shape(s, "forward", 1);
+    if (status)
+        return status;
+    const od_span residual_affine = fuse->residual_saved.buffer ? od_bn_affine(fuse->residual_saved, s->c) : OD_NO_SPAN;
     od_columns columns =
-        OD_COLUMNS_OF(device, "bn_forward", (size_t)shape->rows, shape->c, y, saved, x, params->gamma, params->beta,
-                      params->running_mean, params->running_var, fuse ? fuse->residual : OD_NO_SPAN);
-    status = statistics(device, &columns, shape, params, saved, x);
+        OD_COLUMNS_OF(device, "bn_apply", (size_t)s->rows, s->c, y, x, affine, fuse->residual, residual_affine);
+    od_kernel *kernel;
+    status = norm_kernel(device, &columns, "apply", &kernel);
     if (status)
         return status;
-    od_span rstd = od_span_at(saved, (size_t)shape->c);
-    return apply(device, &columns, params, fuse, y, x, saved, rstd, 2 * (uint32_t)shape->c, shape->groups,
-                 (size_t)shape->rows, shape->c, shape->eps, fuse_flags(params, fuse));
+    const uint32_t flags = (fuse->relu ? RELU : 0) | (fuse->residual.buffer ? RESIDUAL : 0) |
+                           (residual_affine.buffer ? BN_INPUT : 0) | (fuse->residual_relu ? CUT : 0);
+    return OD_LAUNCH(kernel, od_columns_range(&columns, s->c, s->groups), OD_SPAN(y), OD_SPAN(x), OD_SPAN(affine),
+                     OD_SPAN(fuse->residual), OD_SPAN(residual_affine), OD_U32((uint32_t)stride),
+                     OD_U64((uint64_t)s->rows), OD_U32((uint32_t)s->c), OD_U32((uint32_t)columns.chunk_rows),
+                     OD_U32(flags));
+}
+
+od_status od_bn_apply(od_device *device, const od_bn_shape *s, const od_bn_fuse *fuse, od_span y, od_span x,
+                      od_span saved) {
+    static const od_bn_fuse none;
+    return apply(device, s, fuse ? fuse : &none, y, x, od_bn_affine(saved, s->c), OD_BN_SAVED * (size_t)s->c);
+}
+
+od_status od_affine_relu(od_device *device, od_span y, od_span x, od_span affine, size_t stride, int groups, int rows,
+                         int c) {
+    return apply(device, &(od_bn_shape){.groups = groups, .rows = rows, .c = c}, &(od_bn_fuse){.relu = true}, y, x,
+                 affine, stride);
+}
+
+od_status od_bn_forward(od_device *device, const od_bn_shape *shape, const od_bn_params *params, const od_bn_fuse *fuse,
+                        od_span y, od_span saved, od_span x) {
+    od_status status = od_bn_statistics(device, shape, params, saved, x);
+    return status ? status : od_bn_apply(device, shape, fuse, y, x, saved);
 }
 
 od_status od_bn_inference(od_device *device, const od_bn_shape *shape, const od_bn_params *params,
                           const od_bn_fuse *fuse, od_span y, od_span x) {
+    const od_bn_shape all = {.groups = 1, .rows = shape->groups * shape->rows, .c = shape->c, .eps = shape->eps};
+    od_span saved; // (1, 4, c)
     od_status status = check_shape(shape, "inference", 1);
     if (!status)
-        status = check_affine(params);
+        status = od_span_create(device, OD_BN_SAVED * (size_t)shape->c, &saved);
     if (status)
         return status;
-    if (!params->running_mean.buffer || !params->running_var.buffer)
-        return od_fail(OD_ERR_ARGUMENT, "batch norm inference needs the running mean and variance (%d channels)",
-                       shape->c);
-    size_t rows = (size_t)shape->groups * (size_t)shape->rows;
-    od_columns columns = OD_COLUMNS_OF(device, "bn_inference", rows, shape->c, y, x, params->gamma, params->beta,
-                                       params->running_mean, params->running_var, fuse ? fuse->residual : OD_NO_SPAN);
-    return apply(device, &columns, params, fuse, y, x, params->running_mean, params->running_var, 0, 1, rows, shape->c,
-                 shape->eps, fuse_flags(params, fuse) | VARIANCE);
+    status = od_bn_running(device, &all, params, saved);
+    if (!status)
+        status = od_bn_apply(device, &all, fuse, y, x, saved);
+    od_buffer_release(saved.buffer);
+    return status;
 }
+
+/* ---- backward --------------------------------------------------------------------------------------------------- */
 
 /* sums (groups, 2, c) of the masked gradient g and of g xhat; dgamma and dbeta from them. */
 static od_status gradient_sums(od_device *device, const od_columns *columns, const od_bn_shape *s, uint32_t flags,
@@ -133,19 +191,15 @@ static od_status gradient_sums(od_device *device, const od_columns *columns, con
     return status;
 }
 
-od_status od_bn_backward(od_device *device, const od_bn_shape *shape, const od_bn_params *params,
-                         const od_bn_fuse *fuse, od_span dx, od_span d_residual, od_span dgamma, od_span dbeta,
-                         od_span dy, od_span y, od_span x, od_span saved, bool accumulate) {
+od_status od_bn_backward(od_device *device, const od_bn_shape *shape, const od_bn_fuse *fuse, od_span dx,
+                         od_span d_residual, od_span dgamma, od_span dbeta, od_span dy, od_span y, od_span x,
+                         od_span saved, bool accumulate) {
     od_status status = check_shape(shape, "backward", 2);
-    if (!status)
-        status = check_affine(params);
-    if (!status && fuse && fuse->relu && !y.buffer)
-        status = od_fail(OD_ERR_ARGUMENT, "batch norm backward: a ReLU's gradient needs the forward output");
     if (status)
         return status;
     od_columns columns = OD_COLUMNS_OF(device, "bn_backward", (size_t)shape->rows, shape->c, dx, d_residual, dgamma,
-                                       dbeta, dy, y, x, saved, params->gamma);
-    uint32_t flags = (fuse_flags(params, fuse) & ~(uint32_t)RESIDUAL) | (d_residual.buffer ? RESIDUAL : 0);
+                                       dbeta, dy, y, x, saved);
+    const uint32_t flags = (fuse && fuse->relu ? RELU : 0) | (y.buffer ? Y : 0) | (d_residual.buffer ? RESIDUAL : 0);
     od_kernel *input_grads;
     od_span sums; // (groups, 2, c)
     status = norm_kernel(device, &columns, "input_grads", &input_grads);
@@ -157,7 +211,7 @@ od_status od_bn_backward(od_device *device, const od_bn_shape *shape, const od_b
     if (!status)
         status = OD_LAUNCH(input_grads, od_columns_range(&columns, shape->c, shape->groups), OD_SPAN(dx),
                            OD_SPAN(d_residual), OD_SPAN(dy), OD_SPAN(y), OD_SPAN(x), OD_SPAN(saved), OD_SPAN(sums),
-                           OD_SPAN(params->gamma), OD_U32((uint32_t)shape->rows), OD_U32((uint32_t)shape->c),
+                           OD_U32((uint32_t)shape->rows), OD_U32((uint32_t)shape->c),
                            OD_U32((uint32_t)columns.chunk_rows), OD_U32(flags));
     od_buffer_release(sums.buffer);
     return status;

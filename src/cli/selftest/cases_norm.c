@@ -41,14 +41,28 @@ static void open_case(od_check *k, norm_data *d, const char *operation) {
     d->xs = od_check_input(k, d->x, d->count);
 }
 
+/* saved (groups, 4, c) from mean and rstd (groups, c). */
+static void fill_saved(double *saved, const norm_data *d, const double *mean, const double *rstd) {
+    for (size_t g = 0; g < (size_t)d->shape.groups; g++, mean += d->c, rstd += d->c)
+        for (size_t i = 0; i < d->c; i++) {
+            double *at = saved + g * OD_BN_SAVED * d->c + i;
+            const double slope = rstd[i] * (d->in.gamma ? d->in.gamma[i] : 1);
+            at[0] = mean[i];
+            at[d->c] = rstd[i];
+            at[2 * d->c] = slope;
+            at[3 * d->c] = (d->in.beta ? d->in.beta[i] : 0) - mean[i] * slope;
+        }
+}
+
 static void check_forward(od_check *k, norm_data *d) {
     open_case(k, d, "bn_forward");
     size_t stats = (size_t)d->shape.groups * d->c;
     double *ref = od_check_alloc(k, d->count * sizeof *ref), *mean = od_check_alloc(k, stats * sizeof *mean);
-    double *rstd = od_check_alloc(k, stats * sizeof *rstd), *saved_ref = od_check_alloc(k, 2 * stats * sizeof *mean);
+    double *rstd = od_check_alloc(k, stats * sizeof *rstd);
+    double *saved_ref = od_check_alloc(k, OD_BN_SAVED * stats * sizeof *mean);
     double *running_mean = od_check_alloc(k, d->c * sizeof *mean),
            *running_var = od_check_alloc(k, d->c * sizeof *mean);
-    od_span y = od_check_output(k, d->count), saved = od_check_output(k, 2 * stats);
+    od_span y = od_check_output(k, d->count), saved = od_check_output(k, OD_BN_SAVED * stats);
     if (d->flags & RUNNING) {
         d->params.running_mean = od_check_inout(k, d->mean, d->c);
         d->params.running_var = od_check_inout(k, d->var, d->c);
@@ -60,10 +74,7 @@ static void check_forward(od_check *k, norm_data *d) {
         running_var[i] = d->var[i];
     }
     norm_ref_forward(ref, mean, rstd, running_mean, running_var, &d->shape, &d->in, d->params.momentum);
-    for (size_t g = 0; g < (size_t)d->shape.groups; g++) {
-        memcpy(saved_ref + 2 * g * d->c, mean + g * d->c, d->c * sizeof *mean);
-        memcpy(saved_ref + (2 * g + 1) * d->c, rstd + g * d->c, d->c * sizeof *rstd);
-    }
+    fill_saved(saved_ref, d, mean, rstd);
     if (!od_check_ran(k, od_bn_forward(k->device, &d->shape, &d->params, &d->fuse, y, saved, d->xs)))
         return;
     od_check_near(k, "y", y, ref, 1e-5);
@@ -92,7 +103,8 @@ static void check_backward(od_check *k, norm_data *d, bool accumulate) {
     size_t stats = (size_t)d->shape.groups * d->c;
     bool affine = d->flags & AFFINE;
     float *dy = od_check_normals(k, d->count, 6), *y = od_check_alloc(k, d->count * sizeof *y);
-    float *saved = od_check_alloc(k, 2 * stats * sizeof *saved), *old = od_check_normals(k, d->c, 7);
+    float *saved = od_check_alloc(k, OD_BN_SAVED * stats * sizeof *saved), *old = od_check_normals(k, d->c, 7);
+    double *saved_wide = od_check_alloc(k, OD_BN_SAVED * stats * sizeof *saved_wide);
     double *wide = od_check_alloc(k, d->count * sizeof *wide), *mean = od_check_alloc(k, stats * sizeof *mean);
     double *rstd = od_check_alloc(k, stats * sizeof *rstd), *dx_ref = od_check_alloc(k, d->count * sizeof *dx_ref);
     double *dgamma_ref = od_check_alloc(k, d->c * sizeof *mean), *dbeta_ref = od_check_alloc(k, d->c * sizeof *mean);
@@ -101,15 +113,14 @@ static void check_backward(od_check *k, norm_data *d, bool accumulate) {
     norm_ref_forward(wide, mean, rstd, NULL, NULL, &d->shape, &d->in, 0);
     for (size_t i = 0; i < d->count; i++)
         y[i] = (float)wide[i];
-    for (size_t i = 0; i < stats; i++) {
-        saved[i + i / d->c * d->c] = (float)mean[i];
-        saved[i + i / d->c * d->c + d->c] = (float)rstd[i];
-    }
+    fill_saved(saved_wide, d, mean, rstd);
+    for (size_t i = 0; i < OD_BN_SAVED * stats; i++)
+        saved[i] = (float)saved_wide[i];
     for (size_t i = 0; accumulate && i < d->c; i++)
         dgamma_ref[i] = dbeta_ref[i] = old[i];
     od_span dx = od_check_output(k, d->count), dys = od_check_input(k, dy, d->count);
     od_span ys = d->in.relu ? od_check_input(k, y, d->count) : OD_NO_SPAN;
-    od_span saveds = od_check_input(k, saved, 2 * stats);
+    od_span saveds = od_check_input(k, saved, OD_BN_SAVED * stats);
     od_span d_residual = d->flags & RESIDUAL ? od_check_output(k, d->count) : OD_NO_SPAN;
     od_span dgamma = OD_NO_SPAN, dbeta = OD_NO_SPAN;
     if (affine) {
@@ -119,8 +130,8 @@ static void check_backward(od_check *k, norm_data *d, bool accumulate) {
     if (!od_check_ready(k))
         return;
     norm_ref_backward(dx_ref, wide, dgamma_ref, dbeta_ref, &d->shape, &d->in, dy, y);
-    if (!od_check_ran(k, od_bn_backward(k->device, &d->shape, &d->params, &d->fuse, dx, d_residual, dgamma, dbeta, dys,
-                                        ys, d->xs, saveds, accumulate)))
+    if (!od_check_ran(k, od_bn_backward(k->device, &d->shape, &d->fuse, dx, d_residual, dgamma, dbeta, dys, ys, d->xs,
+                                        saveds, accumulate)))
         return;
     od_check_near(k, "dx", dx, dx_ref, 1e-5);
     if (d_residual.buffer)
