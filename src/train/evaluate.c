@@ -59,6 +59,10 @@ out:
     return status;
 }
 
+od_knn_protocol od_knn_run_protocol(const od_train_config *c) {
+    return (od_knn_protocol){.k = c->knn_k, .bank = c->knn_bank, .queries = c->knn_queries, .t = c->knn_t};
+}
+
 static int all_or(int wanted, int there) {
     return wanted == 0 || wanted > there ? there : wanted;
 }

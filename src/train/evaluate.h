@@ -13,6 +13,7 @@ typedef struct od_knn_protocol {
     int k, bank, queries; /* bank, queries: 0 is all */
     double t;
 } od_knn_protocol;
+od_knn_protocol od_knn_run_protocol(const od_train_config *config);
 
 /* kNN accuracy 0..1 of test queries against training images, on L2-normalised features, and the effective rank of the
  * queries' features (at most 1,000 of them). bank and queries in `protocol` are replaced by what was used. */

@@ -1,0 +1,171 @@
+/* What a run reports: losses now and then; evaluation, metrics and a checkpoint at each epoch's end. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "offdiag/ops/pointwise.h"
+#include "train/config.h"
+#include "train/evaluate.h"
+#include "train/schedule.h"
+#include "train/trainer.h"
+
+static od_status diverged(const od_trainer *t, uint64_t step, const char *what) {
+    bool saved = access(t->run.checkpoint, F_OK) == 0;
+    return od_fail(OD_ERR_NUMERIC, "%s at step %llu; %s %s (a smaller --lr or --head-lr may help)", what,
+                   (unsigned long long)step,
+                   saved ? "the last good checkpoint stays in" : "no checkpoint had been written yet to", t->run.dir);
+}
+
+/* Read the losses of the last steps, log them, and stop at the first that is no number. */
+od_status od_trainer_flush_losses(od_trainer *t) {
+    float host[OD_LOSS_SLOTS];
+    od_progress_state *p = &t->info.progress;
+    od_status status = t->waiting ? od_span_read(t->losses, host, (size_t)t->waiting) : OD_OK;
+    for (int i = 0; i < t->waiting && !status; i++) {
+        uint64_t step = p->step - (uint64_t)t->waiting + (uint64_t)i + 1;
+        if (!isfinite(host[i]))
+            return diverged(t, step, isnan(host[i]) ? "the loss became NaN" : "the loss became infinite");
+        od_sgd_config rates = od_schedule_at(&t->info.config, step - 1, t->total);
+        p->epoch_loss_sum += host[i];
+        p->epoch_loss_count++;
+        t->result->loss = host[i];
+        status = od_run_log(&t->run, json_pack("{s:s, s:I, s:f, s:f, s:f}", "event", "step", "step", (json_int_t)step,
+                                               "loss", host[i], "lr", rates.lr, "head_lr", rates.head_lr));
+    }
+    t->waiting = 0;
+    t->flushed = od_now();
+    return status ? status : od_run_flush(&t->run);
+}
+
+/* What a checkpoint keeps must be finite: weights, but BN statistics and momentum overflow first. */
+static od_status check_finite(od_trainer *t) {
+    const od_model_arenas a = od_model_get_arenas(t->model);
+    size_t params = od_model_params(t->model)->count, stats = od_model_stats(t->model)->count;
+    const struct {
+        od_span span;
+        size_t count;
+    } kept[] = {{a.value, params},
+                {a.momentum, params},
+                {a.stats, stats},
+                {a.target_value, od_model_head_offset(t->model)},
+                {a.target_stats, stats}};
+    enum { KEPT = sizeof kept / sizeof *kept };
+    float bad[KEPT] = {0};
+    od_span counts = OD_NO_SPAN;
+    od_status status = od_span_create(t->device, KEPT, &counts);
+    if (!status)
+        status = od_span_zero(counts, KEPT);
+    for (size_t i = 0; i < KEPT && !status; i++)
+        if (kept[i].span.buffer)
+            status = od_count_nonfinite(t->device, od_span_at(counts, i), kept[i].span, kept[i].count);
+    if (!status)
+        status = od_span_read(counts, bad, KEPT);
+    od_buffer_release(counts.buffer);
+    for (size_t i = 0; i < KEPT && !status; i++)
+        if (bad[i] > 0)
+            status = diverged(t, t->info.progress.step, "weights, momentum or BN statistics became infinite or NaN");
+    return status;
+}
+
+od_status od_trainer_save(od_trainer *t) {
+    od_status status = OD_OK;
+    if ((status = od_trainer_flush_losses(t)) || (status = check_finite(t)))
+        return status;
+    return od_checkpoint_save(t->run.checkpoint, &t->info, t->model);
+}
+
+/* Collapse metrics of view 1's projections in the last training step. */
+static od_status projection_metrics(od_trainer *t, od_collapse *out) {
+    int rows = t->views.micro, d = t->info.config.proj_dim;
+    float *z = malloc((size_t)rows * d * sizeof *z);
+    if (!z)
+        return od_fail(OD_ERR_MEMORY, "no memory for %d x %d projections", rows, d);
+    od_status status = od_span_read(od_model_projection(t->model), z, (size_t)rows * d);
+    if (!status)
+        status = od_collapse_metrics(out, NULL, z, rows, d);
+    free(z);
+    return status;
+}
+
+static od_status knn(od_trainer *t, double *accuracy, double *feature_rank) {
+    od_knn_protocol protocol = od_knn_run_protocol(&t->info.config);
+    double before = od_now();
+    od_status status = od_knn_accuracy(t->model, &t->views, t->dataset, &protocol, accuracy, feature_rank);
+    t->progress.paused += od_now() - before;
+    return status;
+}
+
+static json_t *number_or_null(double x) {
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
+/* The line of an epoch, in metrics.jsonl and for people. */
+static od_status log_epoch(od_trainer *t, uint64_t epoch, double accuracy, double feature_rank, const od_collapse *c) {
+    od_progress_state *p = &t->info.progress;
+    float norm = 0, largest = 0;
+    od_status status = od_model_offdiag(t->model, &norm, &largest);
+    if (status)
+        return status;
+    double loss = p->epoch_loss_count ? p->epoch_loss_sum / (double)p->epoch_loss_count : NAN;
+    double rate = od_progress_rate(&t->progress, p->step);
+    char knn_text[32] = "-";
+    if (isfinite(accuracy))
+        snprintf(knn_text, sizeof knn_text, "%.2f %%", 100 * accuracy);
+    od_progress_line(
+        &t->progress, "epoch %llu  step %llu  loss %.4f  kNN %s  effective rank %.1f  |offdiag| %.3f  %.0f images/s",
+        (unsigned long long)epoch, (unsigned long long)p->step, loss, knn_text, c->effective_rank, norm, rate);
+    int limit = t->views.micro < t->info.config.proj_dim ? t->views.micro : t->info.config.proj_dim;
+    if (!t->warned && c->effective_rank < 0.1 * limit) {
+        od_progress_line(&t->progress, "The projections use %.1f of %d directions: this run is collapsing.",
+                         c->effective_rank, t->info.config.proj_dim);
+        t->warned = true;
+    }
+    t->result->effective_rank = c->effective_rank;
+    t->result->z_std = c->z_std;
+    t->result->images_per_s = rate;
+    return od_run_log(&t->run,
+                      json_pack("{s:s, s:I, s:I, s:o, s:o, s:f, s:o, s:f, s:f, s:f, s:o, s:o, s:f}", "event", "epoch",
+                                "epoch", (json_int_t)epoch, "step", (json_int_t)p->step, "loss", number_or_null(loss),
+                                "knn", number_or_null(accuracy), "effective_rank", c->effective_rank, "feature_rank",
+                                number_or_null(feature_rank), "z_std", c->z_std, "participation_ratio",
+                                c->participation, "mean_correlation", c->mean_correlation, "offdiag_norm",
+                                number_or_null(norm), "offdiag_max", number_or_null(largest), "images_per_s", rate));
+}
+
+od_status od_trainer_finish_epoch(od_trainer *t) {
+    const od_train_config *c = &t->info.config;
+    od_progress_state *p = &t->info.progress;
+    uint64_t epoch = (p->step + t->batches - 1) / t->batches;
+    double accuracy = NAN, feature_rank = NAN;
+    od_collapse collapse = {0};
+    od_status status = OD_OK;
+    if ((status = od_trainer_flush_losses(t)) || (status = projection_metrics(t, &collapse)))
+        return status;
+    if (p->step == t->total || (c->eval_every && epoch % (uint64_t)c->eval_every == 0)) {
+        if ((status = knn(t, &accuracy, &feature_rank)))
+            return status;
+        t->result->knn = accuracy;
+    }
+    if ((status = log_epoch(t, epoch, accuracy, feature_rank, &collapse)))
+        return status;
+    p->epoch_loss_sum = 0;
+    p->epoch_loss_count = 0;
+    t->result->epochs = (int)epoch;
+    return od_trainer_save(t);
+}
+
+od_status od_trainer_evaluate_before(od_trainer *t) {
+    double rank = NAN;
+    od_progress_state *p = &t->info.progress;
+    od_status status = OD_OK;
+    if (p->step == 0) {
+        if ((status = knn(t, &p->knn_before, &rank)))
+            return status;
+        status = od_run_log(&t->run, json_pack("{s:s, s:i, s:f, s:f}", "event", "start", "step", 0, "knn",
+                                               p->knn_before, "feature_rank", rank));
+        od_progress_line(&t->progress, "Before training: kNN %.2f %%", 100 * p->knn_before);
+    }
+    t->result->knn_before = p->knn_before;
+    return status;
+}
