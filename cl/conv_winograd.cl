@@ -70,12 +70,36 @@ static inline __attribute__((always_inline)) void store(__global float *to, vec 
         to[j] = tail[j];
 }
 
-/* Back from m (36 planes, .) to the 4x4 pixels at y, of which `height` x `width` lie in the image. */
-static inline __attribute__((always_inline)) void restore_tile(__global float *y, int w_out, int c_out, int height,
-                                                               int width, __global const float *m, ulong plane,
-                                                               int cols) {
+/* The first `cols` floats, zeros after them. */
+static inline __attribute__((always_inline)) vec load(__global const float *from, int cols) {
+    if (cols >= VW)
+        return VLOAD(0, from);
+    float tail[VW];
+    for (int j = 0; j < VW; j++)
+        tail[j] = j < cols ? from[j] : 0.0f;
+    return VLOAD(0, tail);
+}
+
+/* Partial statistics of a work-group (3, c_out): values so far, in the first of its columns only, their mean and their
+ * M2. A tile of `size` values joins by its own mean and M2, which come from sums of the differences to one of the
+ * values: little cancels among the few of a tile. */
+static inline __attribute__((always_inline)) void join_tile(__global float *mean_, __global float *m2_, vec pivot,
+                                                            vec sum, vec squares, float size, float before, int cols) {
+    const vec old = load(mean_, cols), difference = fma(sum, (vec)(1.0f / size), pivot) - old;
+    const float weight = size / (before + size);
+    const vec m2 = fmax(fma(sum * (-1.0f / size), sum, squares), (vec)(0.0f));
+    store(mean_, fma(difference, (vec)(weight), old), cols);
+    store(m2_, load(m2_, cols) + fma(difference * difference, (vec)(before * weight), m2), cols);
+}
+
+/* Back from m (36 planes, .) to the 4x4 pixels at y, of which `height` x `width` lie in the image. stats: the partial
+ * statistics (3, c_out) that they join, or 0. */
+static inline __attribute__((always_inline)) void restore_tile(__global float *y, __global float *stats, int w_out,
+                                                               int c_out, int height, int width,
+                                                               __global const float *m, ulong plane, int cols) {
+    const float size = (float)(min(height, 4) * min(width, 4)), before = stats ? *stats : 0.0f;
     for (int j = 0; j < cols; j += VW) {
-        vec t[4][POINTS];
+        vec t[4][POINTS], pivot = (vec)(0.0f), sum = (vec)(0.0f), squares = (vec)(0.0f);
         __global const float *from = m + j;
 #define TILE_IN(r)  m##r
 #define TILE_OUT(r) t[r][column]
@@ -97,24 +121,39 @@ static inline __attribute__((always_inline)) void restore_tile(__global float *y
         __global float *to = y + (ulong)r * w_out * c_out + j;                                                         \
         vec p0, p1, p2, p3;                                                                                            \
         OUTPUT_TRANSFORM_4(LINE_OUT, LINE_IN)                                                                          \
-        store(to, p0, rest);                                                                                           \
-        if (1 < width)                                                                                                 \
-            store(to + c_out, p1, rest);                                                                               \
-        if (2 < width)                                                                                                 \
-            store(to + 2 * c_out, p2, rest);                                                                           \
-        if (3 < width)                                                                                                 \
-            store(to + 3 * c_out, p3, rest);                                                                           \
+        if (r == 0)                                                                                                    \
+            pivot = p0;                                                                                                \
+        PUT(0)                                                                                                         \
+        PUT(1)                                                                                                         \
+        PUT(2)                                                                                                         \
+        PUT(3)                                                                                                         \
+    }
+#define PUT(q)                                                                                                         \
+    if (q < width) {                                                                                                   \
+        store(to + q * c_out, p##q, rest);                                                                             \
+        if (stats) {                                                                                                   \
+            const vec difference = p##q - pivot;                                                                       \
+            sum += difference;                                                                                         \
+            squares = fma(difference, difference, squares);                                                            \
+        }                                                                                                              \
     }
         EACH_4(TILE_ROW)
+        if (stats)
+            join_tile(stats + c_out + j, stats + 2 * c_out + j, pivot, sum, squares, size, before, rest);
     }
+    if (stats)
+        *stats = before + size;
 }
 
 /* y (n, h_out, w_out, c_out) from x (n, h_in, w_in, c_in) and weights [36][panels][c_in][COLS]. Dimension 0 of the
  * range counts parts of the scratch, [c_in zeros][v][m] of `slot` floats each, which take every so many'th block of
- * `block` tiles (a multiple of ROWS); dimension 1 shares the panels out. m holds `group` panels at a time. */
+ * `block` tiles (a multiple of ROWS); dimension 1 shares the panels out. m holds `group` panels at a time. affine: x is
+ * read through this map, see input_map; `images` images share one, and share the statistics stats (n / images, parts of
+ * the scratch, 3, c_out) of y. */
 __attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
 conv_winograd(__global float *y, ulong y_offset, __global const float *x, ulong x_offset, __global const float *weights,
-              __global float *scratch, ulong slot, int n, int h_in, int w_in, int c_in, int h_out, int w_out, int c_out,
+              __global float *scratch, ulong slot, __global const float *affine, ulong affine_offset, ulong stride,
+              __global float *stats, int images, int n, int h_in, int w_in, int c_in, int h_out, int w_out, int c_out,
               int pad, int block, int group) {
     const tile_grid grid = {(h_out + 3) / 4, (w_out + 3) / 4, (ulong)n * ((h_out + 3) / 4) * ((w_out + 3) / 4)};
     const int panels = (c_out + COLS - 1) / COLS, share = (panels + get_global_size(1) - 1) / get_global_size(1);
@@ -127,11 +166,20 @@ conv_winograd(__global float *y, ulong y_offset, __global const float *x, ulong 
     x += x_offset;
     for (int i = 0; i < c_in; i++)
         zeros[i] = 0.0f;
+    const input_map map = {affine ? affine + affine_offset : 0, stride, images};
+    const ulong stats_stride = get_global_size(0) * 3 * c_out;
+    if (stats) {
+        stats += get_global_id(0) * 3 * c_out;
+        for (int g = 0; g < n / images; g++)
+            for (int r = 0; r < 3; r++)
+                for (int i = panel_begin * COLS; i < min(panel_end * COLS, c_out); i++)
+                    stats[g * stats_stride + r * c_out + i] = 0.0f;
+    }
 
     for (ulong first = get_global_id(0) * block; first < grid.tiles; first += get_global_size(0) * block) {
         const int count = (int)min((ulong)block, grid.tiles - first);
-        transform_block(v, v_plane, v_pitch, x, zeros, grid, first, count, (count + ROWS - 1) / ROWS * ROWS, h_in, w_in,
-                        c_in, pad);
+        transform_block(v, v_plane, v_pitch, x, map, zeros, grid, first, count, (count + ROWS - 1) / ROWS * ROWS, h_in,
+                        w_in, c_in, pad);
         for (int begin = panel_begin; begin < panel_end; begin += group) {
             const int end = min(begin + group, panel_end);
             for (int k = 0; k < PATCH; k++)
@@ -147,11 +195,20 @@ conv_winograd(__global float *y, ulong y_offset, __global const float *x, ulong 
             for (int t = 0; t < count; t++) {
                 const place at = place_of(first + t, grid.rows, grid.columns);
                 const int p = 4 * at.row, q = 4 * at.column;
-                restore_tile(y + ((at.outer * h_out + p) * w_out + q) * c_out + column, w_out, c_out, h_out - p,
-                             w_out - q, m + (ulong)t * m_pitch, m_plane, cols);
+                restore_tile(y + ((at.outer * h_out + p) * w_out + q) * c_out + column,
+                             stats ? stats + at.outer / (uint)images * stats_stride + column : 0, w_out, c_out,
+                             h_out - p, w_out - q, m + (ulong)t * m_pitch, m_plane, cols);
             }
         }
     }
+    if (stats) /* the number of values, from the first column of each group of panels to the others */
+        for (int g = 0; g < n / images; g++)
+            for (int begin = panel_begin; begin < panel_end; begin += group) {
+                __global float *row = stats + g * stats_stride + begin * COLS;
+                const int cols = min(c_out, min(begin + group, panel_end) * COLS) - begin * COLS;
+                for (int i = 1; i < cols; i++)
+                    row[i] = row[0];
+            }
 }
 
 /* One column of vectors of packed weights: the transforms of filters whose taps are `taps`[9], each to its plane. */
@@ -182,7 +239,7 @@ static inline __attribute__((always_inline)) void transform_filter(__global floa
         VSTORE(u5, 0, to + 5 * plane);                                                                                 \
         to += 6 * plane;                                                                                               \
     }
-        EACH_6(FILTER_ROW)
+    EACH_6(FILTER_ROW)
 }
 
 enum { LINES = 16 }; /* rows of packed weights that a work-item makes: a cache line of w when it is transposed */

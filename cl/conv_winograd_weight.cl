@@ -119,11 +119,13 @@ static inline __attribute__((always_inline)) void restore_taps(__global float *t
 
 /* part [chunk][9][c_in][panels * COLS] from x (n, h_in, w_in, c_in) and dy (n, h_out, w_out, c_out), c_in >= ROWS.
  * Dimension 0 of the range counts chunks of `chunk` tiles, taken in blocks of `block`; dimension 1 counts shares of
- * `share` panels. A work-group has `slot` floats of scratch: [c_in zeros][v][u][s]. */
+ * `share` panels. A work-group has `slot` floats of scratch: [c_in zeros][v][u][s]. affine: x is read through this map,
+ * see input_map, one for `images` images. */
 __attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
 conv_winograd_weight(__global float *part, __global const float *x, ulong x_offset, __global const float *dy,
-                     ulong dy_offset, __global float *scratch, ulong slot, int n, int h_in, int w_in, int c_in,
-                     int h_out, int w_out, int c_out, int pad, ulong chunk, int block, int share) {
+                     ulong dy_offset, __global float *scratch, ulong slot, __global const float *affine,
+                     ulong affine_offset, ulong stride, int images, int n, int h_in, int w_in, int c_in, int h_out,
+                     int w_out, int c_out, int pad, ulong chunk, int block, int share) {
     const tile_grid grid = {(h_out + 3) / 4, (w_out + 3) / 4, (ulong)n * ((h_out + 3) / 4) * ((w_out + 3) / 4)};
     const int panels = (c_out + COLS - 1) / COLS, strips = (c_in + ROWS - 1) / ROWS;
     const int panel_begin = get_global_id(1) * share, panel_count = min(share, panels - panel_begin);
@@ -137,11 +139,12 @@ conv_winograd_weight(__global float *part, __global const float *x, ulong x_offs
     dy += dy_offset + column;
     for (int i = 0; i < c_in; i++)
         zeros[i] = 0.0f;
+    const input_map map = {affine ? affine + affine_offset : 0, stride, images};
 
     const ulong begin = get_global_id(0) * chunk, end = min(begin + chunk, grid.tiles);
     for (ulong first = begin; first < end; first += block) {
         const int count = (int)min((ulong)block, end - first);
-        transform_block(v, v_plane, v_pitch, x, zeros, grid, first, count, count, h_in, w_in, c_in, pad);
+        transform_block(v, v_plane, v_pitch, x, map, zeros, grid, first, count, count, h_in, w_in, c_in, pad);
         for (int t = 0; t < count; t++) {
             const place at = place_of(first + t, grid.rows, grid.columns);
             const int p = 4 * at.row, q = 4 * at.column;

@@ -102,11 +102,12 @@ static od_status weight_run(void *state, const od_conv_args *args) {
     if (!status)
         status = od_span_create(c->device, cut.slot * cut.chunks * cut.shares, &scratch);
     if (!status)
-        status = OD_LAUNCH(c->main, OD_RANGE2(cut.chunks, cut.shares, 1, 1), OD_BUF(part.buffer), OD_SPAN(args->in),
-                           OD_SPAN(args->grad), OD_BUF(scratch.buffer), OD_U64(cut.slot), OD_I32(args->n), OD_I32(s->h),
-                           OD_I32(s->w), OD_I32(s->c_in), OD_I32(od_conv_out_h(s)), OD_I32(od_conv_out_w(s)),
-                           OD_I32(s->c_out), OD_I32(s->pad), OD_U64((uint64_t)cut.chunk), OD_I32(cut.block),
-                           OD_I32(cut.share));
+        status =
+            OD_LAUNCH(c->main, OD_RANGE2(cut.chunks, cut.shares, 1, 1), OD_BUF(part.buffer), OD_SPAN(args->in),
+                      OD_SPAN(args->grad), OD_BUF(scratch.buffer), OD_U64(cut.slot), OD_SPAN(args->affine),
+                      OD_U64(args->stride), OD_I32(args->n / args->groups), OD_I32(args->n), OD_I32(s->h), OD_I32(s->w),
+                      OD_I32(s->c_in), OD_I32(od_conv_out_h(s)), OD_I32(od_conv_out_w(s)), OD_I32(s->c_out),
+                      OD_I32(s->pad), OD_U64((uint64_t)cut.chunk), OD_I32(cut.block), OD_I32(cut.share));
     if (!status)
         status = OD_LAUNCH(c->sum, OD_RANGE1(rows, 1), OD_SPAN(args->out), OD_BUF(part.buffer), OD_I32(s->c_out),
                            OD_I32(pitch), OD_I32(cut.chunks), OD_I32(args->accumulate));
@@ -115,4 +116,4 @@ static od_status weight_run(void *state, const od_conv_args *args) {
     return status;
 }
 
-const od_conv_impl od_conv_winograd_weight = {weight_create, free, NULL, NULL, weight_run, false};
+const od_conv_impl od_conv_winograd_weight = {weight_create, free, NULL, NULL, weight_run, true};
