@@ -44,6 +44,7 @@ void od_train_config_default(od_train_config *c) {
         .knn_k = 200,
         .knn_t = 0.1,
         .eval_every = 1,
+        .tensorboard = true,
     };
 }
 
@@ -102,6 +103,7 @@ static const od_option rows[] = {
     OD_OPT_FLAG(T, quiet, "quiet", "no progress"),
 };
 #undef T
+    OD_OPT_FLAG(T, tensorboard, "tensorboard", "event files for TensorBoard in the run's directory; =false: none"),
 
 od_options od_train_options(od_train_config *config) {
     return (od_options){.rows = rows, .count = sizeof rows / sizeof *rows, .target = config};
@@ -220,8 +222,8 @@ void od_train_model_config(od_model_config *out, const od_train_config *c, int i
 
 /* What a resumed run may change: where and how it runs, not what it computes. */
 static bool may_change(const char *name) {
-    static const char *const names[] = {"data",   "out",  "device", "kernels", "memory", "checkpoint-every",
-                                        "resume", "quiet"};
+    static const char *const names[] = {"data",   "out",   "device",     "kernels", "memory", "checkpoint-every",
+                                        "resume", "quiet", "tensorboard"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(names[i], name) == 0)
             return true;

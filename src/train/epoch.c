@@ -9,6 +9,9 @@
 #include "train/evaluate.h"
 #include "train/schedule.h"
 #include "train/trainer.h"
+#include "train/watch.h"
+
+enum { SPECTRUM_MAX = 256 };
 
 static od_status diverged(const od_trainer *t, uint64_t step, const char *what) {
     bool saved = access(t->run.checkpoint, F_OK) == 0;
@@ -32,9 +35,11 @@ od_status od_trainer_flush_losses(od_trainer *t) {
         t->result->loss = host[i];
         status = od_run_log(&t->run, json_pack("{s:s, s:I, s:f, s:f, s:f}", "event", "step", "step", (json_int_t)step,
                                                "loss", host[i], "lr", rates.lr, "head_lr", rates.head_lr));
+        od_watch_step(t, step, host[i], &rates);
     }
     t->waiting = 0;
     t->flushed = od_now();
+    od_watch_flush(t);
     return status ? status : od_run_flush(&t->run);
 }
 
@@ -75,16 +80,36 @@ od_status od_trainer_save(od_trainer *t) {
     return od_checkpoint_save(t->run.checkpoint, &t->info, t->model);
 }
 
+/* At most SPECTRUM_MAX of the logarithms of n singular values, evenly chosen, as a line of their own: what reads
+ * epochs need not read them. */
+static od_status log_spectrum(od_trainer *t, uint64_t epoch, const double *log_singular, int n) {
+    json_t *values = json_array();
+    int kept = n < SPECTRUM_MAX ? n : SPECTRUM_MAX;
+    for (int i = 0; i < kept; i++) {
+        int at = kept > 1 ? (int)((int64_t)i * (n - 1) / (kept - 1)) : 0;
+        json_array_append_new(values, json_real(round(log_singular[at] * 1e4) / 1e4));
+    }
+    return od_run_log(&t->run,
+                      json_pack("{s:s, s:I, s:I, s:i, s:o}", "event", "spectrum", "epoch", (json_int_t)epoch, "step",
+                                (json_int_t)t->info.progress.step, "count", n, "log_singular", values));
+}
+
 /* Collapse metrics of view 1's projections in the last training step. */
-static od_status projection_metrics(od_trainer *t, od_collapse *out) {
-    int rows = t->views.micro, d = t->info.config.proj_dim;
-    float *z = malloc((size_t)rows * d * sizeof *z);
-    if (!z)
-        return od_fail(OD_ERR_MEMORY, "no memory for %d x %d projections", rows, d);
-    od_status status = od_span_read(od_model_projection(t->model), z, (size_t)rows * d);
-    if (!status)
-        status = od_collapse_metrics(out, NULL, z, rows, d);
+static od_status projection_metrics(od_trainer *t, od_epoch *e) {
+    int rows = t->views.micro, d = t->info.config.proj_dim, n = rows < d ? rows : d;
+    float *z = malloc((size_t)rows * d * sizeof *z);   /* (rows, d) */
+    double *log_singular = malloc(n * sizeof(double)); /* (n) */
+    od_status status = OD_OK;
+    if (!z || !log_singular) {
+        status = od_fail(OD_ERR_MEMORY, "no memory for %d x %d projections", rows, d);
+        goto out;
+    }
+    if (!(status = od_span_read(od_model_projection(t->model), z, (size_t)rows * d)) &&
+        !(status = od_collapse_metrics(&e->collapse, log_singular, z, rows, d)))
+        status = log_spectrum(t, e->epoch, log_singular, n);
+out:
     free(z);
+    free(log_singular);
     return status;
 }
 
@@ -100,58 +125,63 @@ static json_t *number_or_null(double x) {
     return isfinite(x) ? json_real(x) : json_null();
 }
 
-/* The line of an epoch, in metrics.jsonl and for people. */
-static od_status log_epoch(od_trainer *t, uint64_t epoch, double accuracy, double feature_rank, const od_collapse *c) {
-    od_progress_state *p = &t->info.progress;
-    float norm = 0, largest = 0;
-    od_status status = od_model_offdiag(t->model, &norm, &largest);
-    if (status)
-        return status;
-    double loss = p->epoch_loss_count ? p->epoch_loss_sum / (double)p->epoch_loss_count : NAN;
-    double rate = od_progress_rate(&t->progress, p->step);
-    char knn_text[32] = "-";
-    if (isfinite(accuracy))
-        snprintf(knn_text, sizeof knn_text, "%.2f %%", 100 * accuracy);
-    od_progress_line(
-        &t->progress, "epoch %llu  step %llu  loss %.4f  kNN %s  effective rank %.1f  |offdiag| %.3f  %.0f images/s",
-        (unsigned long long)epoch, (unsigned long long)p->step, loss, knn_text, c->effective_rank, norm, rate);
+/* The epoch for people. */
+static void show_epoch(od_trainer *t, const od_epoch *e) {
     int limit = t->views.micro < t->info.config.proj_dim ? t->views.micro : t->info.config.proj_dim;
-    if (!t->warned && c->effective_rank < 0.1 * limit) {
+    char knn_text[32] = "-";
+    if (isfinite(e->knn))
+        snprintf(knn_text, sizeof knn_text, "%.2f %%", 100 * e->knn);
+    od_progress_line(&t->progress,
+                     "epoch %llu  step %llu  loss %.4f  kNN %s  effective rank %.1f  |offdiag| %.3f  %.0f images/s",
+                     (unsigned long long)e->epoch, (unsigned long long)t->info.progress.step, e->loss, knn_text,
+                     e->collapse.effective_rank, e->offdiag_norm, e->images_per_s);
+    if (!t->warned && e->collapse.effective_rank < 0.1 * limit) {
         od_progress_line(&t->progress, "The projections use %.1f of %d directions: this run is collapsing.",
-                         c->effective_rank, t->info.config.proj_dim);
+                         e->collapse.effective_rank, t->info.config.proj_dim);
         t->warned = true;
     }
-    t->result->effective_rank = c->effective_rank;
-    t->result->z_std = c->z_std;
-    t->result->images_per_s = rate;
+}
+
+/* The epoch in metrics.jsonl. */
+static od_status log_epoch(od_trainer *t, const od_epoch *e) {
+    const od_collapse *c = &e->collapse;
     return od_run_log(&t->run,
                       json_pack("{s:s, s:I, s:I, s:o, s:o, s:f, s:o, s:f, s:f, s:f, s:o, s:o, s:f}", "event", "epoch",
-                                "epoch", (json_int_t)epoch, "step", (json_int_t)p->step, "loss", number_or_null(loss),
-                                "knn", number_or_null(accuracy), "effective_rank", c->effective_rank, "feature_rank",
-                                number_or_null(feature_rank), "z_std", c->z_std, "participation_ratio",
-                                c->participation, "mean_correlation", c->mean_correlation, "offdiag_norm",
-                                number_or_null(norm), "offdiag_max", number_or_null(largest), "images_per_s", rate));
+                                "epoch", (json_int_t)e->epoch, "step", (json_int_t)t->info.progress.step, "loss",
+                                number_or_null(e->loss), "knn", number_or_null(e->knn), "effective_rank",
+                                c->effective_rank, "feature_rank", number_or_null(e->feature_rank), "z_std", c->z_std,
+                                "participation_ratio", c->participation, "mean_correlation", c->mean_correlation,
+                                "offdiag_norm", number_or_null(e->offdiag_norm), "offdiag_max",
+                                number_or_null(e->offdiag_max), "images_per_s", e->images_per_s));
 }
 
 od_status od_trainer_finish_epoch(od_trainer *t) {
     const od_train_config *c = &t->info.config;
     od_progress_state *p = &t->info.progress;
-    uint64_t epoch = (p->step + t->batches - 1) / t->batches;
-    double accuracy = NAN, feature_rank = NAN;
-    od_collapse collapse = {0};
+    od_epoch e = {.epoch = (p->step + t->batches - 1) / t->batches, .knn = NAN, .feature_rank = NAN};
+    float norm = 0, largest = 0;
     od_status status = OD_OK;
-    if ((status = od_trainer_flush_losses(t)) || (status = projection_metrics(t, &collapse)))
+    if ((status = od_trainer_flush_losses(t)) || (status = projection_metrics(t, &e)) || (status = od_watch_views(t)) ||
+        (status = od_model_offdiag(t->model, &norm, &largest)))
         return status;
-    if (p->step == t->total || (c->eval_every && epoch % (uint64_t)c->eval_every == 0)) {
-        if ((status = knn(t, &accuracy, &feature_rank)))
-            return status;
-        t->result->knn = accuracy;
-    }
-    if ((status = log_epoch(t, epoch, accuracy, feature_rank, &collapse)))
+    if ((p->step == t->total || (c->eval_every && e.epoch % (uint64_t)c->eval_every == 0)) &&
+        (status = knn(t, &e.knn, &e.feature_rank)))
         return status;
+    e.offdiag_norm = norm;
+    e.offdiag_max = largest;
+    e.loss = p->epoch_loss_count ? p->epoch_loss_sum / (double)p->epoch_loss_count : NAN;
+    e.images_per_s = od_progress_rate(&t->progress, p->step);
+    show_epoch(t, &e);
+    if ((status = log_epoch(t, &e)) || (status = od_watch_epoch(t, &e)))
+        return status;
+    if (isfinite(e.knn))
+        t->result->knn = e.knn;
+    t->result->effective_rank = e.collapse.effective_rank;
+    t->result->z_std = e.collapse.z_std;
+    t->result->images_per_s = e.images_per_s;
+    t->result->epochs = (int)e.epoch;
     p->epoch_loss_sum = 0;
     p->epoch_loss_count = 0;
-    t->result->epochs = (int)epoch;
     return od_trainer_save(t);
 }
 
@@ -164,6 +194,7 @@ od_status od_trainer_evaluate_before(od_trainer *t) {
             return status;
         status = od_run_log(&t->run, json_pack("{s:s, s:i, s:f, s:f}", "event", "start", "step", 0, "knn",
                                                p->knn_before, "feature_rank", rank));
+        od_watch_start(t, p->knn_before);
         od_progress_line(&t->progress, "Before training: kNN %.2f %%", 100 * p->knn_before);
     }
     t->result->knn_before = p->knn_before;

@@ -6,7 +6,9 @@
 #include "od_git.h"
 #include "train/config.h"
 #include "train/evaluate.h"
+#include "train/tensorboard.h"
 #include "train/trainer.h"
+#include "train/watch.h"
 
 static od_status open_data(od_trainer *t) {
     od_train_config *c = &t->info.config;
@@ -173,6 +175,8 @@ od_status od_trainer_prepare(od_trainer *t) {
     json_decref(about);
     if (!status)
         status = od_run_open_metrics(&t->run, t->info.progress.step);
+    if (!status)
+        status = od_watch_open(t);
 out:
     od_safetensors_close(file);
     return status;
@@ -185,5 +189,6 @@ void od_trainer_close(od_trainer *t) {
     od_buffer_release(t->losses.buffer);
     od_dataset_close(t->dataset);
     od_device_close(t->device);
+    od_tensorboard_close(t->tensorboard);
     od_run_close(&t->run);
 }

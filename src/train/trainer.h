@@ -3,6 +3,7 @@
 #define TRAIN_TRAINER_H
 
 #include "train/checkpoint.h"
+#include "train/metrics.h"
 #include "train/progress.h"
 #include "train/run.h"
 #include "train/views.h"
@@ -17,6 +18,7 @@ typedef struct od_trainer {
     od_views views;
     od_model *model;
     od_run run;
+    struct od_tensorboard *tensorboard; /* NULL: not asked for, or given up */
     od_progress progress;
     uint64_t total;   /* steps of the whole run */
     uint64_t batches; /* steps of an epoch */
@@ -27,6 +29,15 @@ typedef struct od_trainer {
     bool warned;      /* of a collapse */
     od_train_result *result;
 } od_trainer;
+
+/* What an epoch came to; NaN where it was not measured. */
+typedef struct od_epoch {
+    uint64_t epoch;
+    double loss, knn, feature_rank;
+    double offdiag_norm, offdiag_max;
+    double images_per_s;
+    od_collapse collapse;
+} od_epoch;
 
 /* From an open device and run directory to a model at the right step. */
 od_status od_trainer_prepare(od_trainer *t);
