@@ -98,6 +98,7 @@ Test(selftest, planted_faults_are_found) {
             }
             bool unbounded = f == NOT_A_NUMBER || f == INFINITE || f == UNWRITTEN || f == ONE_BIT;
             cr_assert_eq(isinf(k.rows[0].worst) != 0, unbounded, "fault %d: worst %g", f, k.rows[0].worst);
+            od_check_free(&k);
         }
     cr_assert_eq(od_device_memory(device).live, 0, "no tensor is left");
 }
@@ -114,6 +115,43 @@ Test(selftest, one_failure_does_not_hide_others) {
     cr_assert_eq(k.row_count, 1);
     cr_assert_eq(od_check_verdict(&k, od_device_get_info(k.device)), OD_ERR_NUMERIC);
     cr_assert(strstr(od_error_message(), "..."), "that there are more is said: %s", od_error_message());
+    od_check_free(&k);
+}
+
+/* Right both times, but other bits at the second: the kind of result that a race or a sum in any order gives. */
+static unsigned runs_until_odd, runs;
+static void unsteady_group(od_check *k) {
+    od_check_operation(k, "copy");
+    for (int i = 0; i < 3; i++) {
+        od_check_case(k, "number %d", i);
+        float *x = od_check_normals(k, N, 0);
+        double *ref = od_check_alloc(k, N * sizeof *ref);
+        od_span out = od_check_output(k, N);
+        cr_assert(od_check_ready(k));
+        for (int j = 0; j < N; j++)
+            ref[j] = x[j];
+        (void)od_check_ran(k, od_span_write(out, x, N));
+        if (++runs == runs_until_odd)
+            put(k, out, 7, nextafterf(x[7], 9));
+        od_check_near(k, "out", out, ref, 1e-5);
+    }
+}
+
+Test(selftest, every_case_must_repeat_its_bits) {
+    static const od_check_group group = {"unsteady", unsteady_group};
+    od_device *device = od_test_device(OD_FAMILY_REF);
+    for (unsigned odd = 0; odd <= 12; odd++) { /* two kinds of offset, twice three cases each */
+        od_check k = {0};
+        runs = 0;
+        runs_until_odd = odd;
+        cr_assert_eq(od_check_run(&k, device, &group), OD_OK);
+        cr_assert_eq(runs, 12);
+        cr_assert_eq(k.cases, 6, "the second run is no case of its own");
+        cr_assert_eq(k.failed, odd > 0);
+        cr_assert(odd == 0 || (strstr(k.told[0], "differ in their bits") && strstr(k.told[0], "copy (ref): number ")),
+                  "%s", k.told[0]);
+        od_check_free(&k);
+    }
 }
 
 /* ---- the command ------------------------------------------------------------------------------------------------- */

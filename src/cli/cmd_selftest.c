@@ -11,7 +11,7 @@
 typedef struct selftest_args {
     char device[256];
     int kernels;
-    bool json;
+    bool all, json;
 } selftest_args;
 
 static const char *const kernels[] = {"all", "ref", "cpu", "gpu", NULL};
@@ -20,6 +20,7 @@ static const char *const kernels[] = {"all", "ref", "cpu", "gpu", NULL};
 static const od_option rows[] = {
     OD_OPT_STRING(T, device, "device", "SPEC", "device (default: $OFFDIAG_DEVICE, then auto)"),
     OD_OPT_CHOICE(T, kernels, "kernels", kernels, "kernel family, or all of them"),
+    OD_OPT_FLAG(T, all, "all", "the long case lists, and every variant that takes a shape"),
     OD_OPT_FLAG(T, json, "json", "one JSON document"),
 };
 #undef T
@@ -68,7 +69,8 @@ static void print_table(const od_check *k, const od_device_info *info) {
 od_status cmd_selftest(int argc, char **argv) {
     selftest_args a = {0};
     const od_options table = {rows, sizeof rows / sizeof *rows, &a};
-    od_positionals none = {.usage = "", .about = "Each operation's kernels against known answers in double precision."};
+    od_positionals none = {.usage = "",
+                           .about = "Each operation's kernels against known answers in double precision, twice."};
     od_device_info info = {0};
     bool help = false;
     od_status status = od_options_parse(&table, 1, &none, argc, argv, &help);
@@ -77,6 +79,7 @@ od_status cmd_selftest(int argc, char **argv) {
     od_check *k = calloc(1, sizeof *k);
     if (!k)
         return od_fail(OD_ERR_MEMORY, "no memory for the self-test");
+    k->wide = a.all;
     for (od_family f = OD_FAMILY_REF; f <= OD_FAMILY_GPU && !status; f++) {
         if (a.kernels && a.kernels != (int)f)
             continue;
@@ -94,6 +97,7 @@ od_status cmd_selftest(int argc, char **argv) {
         print_table(k, &info);
     if (!status)
         status = od_check_verdict(k, &info);
+    od_check_free(k);
     free(k);
     return status;
 }

@@ -160,9 +160,14 @@ static void check_drawn_view(od_check *k) {
 
 void od_check_augment(od_check *k) {
     static const od_augment_shape shapes[] = {{3, 12, 12, 3, 12}, {2, 23, 17, 3, 9}, {2, 9, 14, 1, 20}};
+    static const od_augment_shape more[] = {{1, 4, 4, 3, 4},    {5, 8, 8, 3, 8},   {2, 5, 6, 1, 16},
+                                            {3, 16, 16, 3, 7},  {2, 32, 28, 3, 8}, {1, 7, 9, 3, 32},
+                                            {4, 28, 28, 1, 14}, {2, 33, 32, 1, 31}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes && !k->stopped; i++)
         check_view(k, &shapes[i], true);
     check_view(k, &shapes[0], false);
+    for (size_t i = 0; k->wide && i < 2 * (sizeof more / sizeof *more) && !k->stopped; i++)
+        check_view(k, &more[i / 2], i % 2);
     check_draw(k);
     check_drawn_view(k);
 }

@@ -7,7 +7,7 @@
 #include "reference/gemm.h"
 #include "reference/knn.h"
 
-/* Old C, or NaN that beta 0 must not read. */
+/* Old C, or NaN that beta 0 must not read (where rows have no gaps, which stay). */
 static void check_product(od_check *k, const char *variant, od_gemm_shape s, float alpha, float beta) {
     od_check_case(k, "m %d n %d k %d %c%c, alpha %g beta %g, ld %d %d %d", s.m, s.n, s.k, s.trans_a ? 't' : 'n',
                   s.trans_b ? 't' : 'n', alpha, beta, s.lda, s.ldb, s.ldc);
@@ -16,7 +16,7 @@ static void check_product(od_check *k, const char *variant, od_gemm_shape s, flo
     float *a = od_check_normals(k, na, 0), *b = od_check_normals(k, nb, 1), *old = od_check_normals(k, nc, 2);
     double *ref = od_check_alloc(k, nc * sizeof *ref);
     od_span as = od_check_input(k, a, na), bs = od_check_input(k, b, nb);
-    od_span c = beta != 0 ? od_check_inout(k, old, nc) : od_check_output(k, nc);
+    od_span c = beta != 0 || s.ldc > s.n ? od_check_inout(k, old, nc) : od_check_output(k, nc);
     if (!od_check_ready(k))
         return;
     for (size_t i = 0; i < nc; i++)
@@ -36,7 +36,28 @@ static void check_variant(od_check *k, const char *variant) {
             s.lda = (s.trans_a ? s.m : s.k) + (wide ? 3 : 0);
             s.ldb = (s.trans_b ? s.k : s.n) + (wide ? 5 : 0);
             s.ldc = s.n + (wide ? 1 : 0);
+            if (!od_check_affords(k, (double)s.m * s.n * s.k))
+                continue;
             check_product(k, variant, s, wide ? 0.75f : 1.0f, wide ? -0.5f : 0.0f);
+        }
+}
+
+/* Row and column vectors, tiles that are full, one short and one over, a deep sum, and every pair of factors. */
+static void check_variant_wide(od_check *k, const char *variant) {
+    static const int sizes[][3] = {{1, 64, 64},  {64, 1, 64},   {64, 64, 1},   {2, 3, 1000},  {16, 16, 16},
+                                   {17, 15, 31}, {31, 63, 32},  {32, 64, 33},  {127, 20, 65}, {20, 129, 9},
+                                   {65, 65, 65}, {128, 96, 64}, {8, 200, 2000}};
+    static const float factors[][2] = {{1, 1}, {-2, 0}, {0.5f, 0.25f}, {0, -1}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (int t = 0; t < 4 && !k->stopped; t++) {
+            const int m = sizes[i][0], n = sizes[i][1], depth = sizes[i][2];
+            const float *f = factors[(i + (size_t)t) % 4];
+            od_gemm_shape s = {.trans_a = t & 1, .trans_b = t >> 1, .m = m, .n = n, .k = depth};
+            s.lda = (s.trans_a ? m : depth) + (i % 3 == 1 ? 4 : 0);
+            s.ldb = (s.trans_b ? depth : n) + (i % 3 == 2 ? 7 : 0);
+            s.ldc = n + (i % 2 ? 2 : 0);
+            if (od_check_affords(k, (double)m * n * depth))
+                check_product(k, variant, s, f[0], f[1]);
         }
 }
 
@@ -45,6 +66,8 @@ static void check_gemm(od_check *k) {
     od_family family = od_device_family(k->device);
     od_check_operation(k, "gemm");
     check_variant(k, od_family_name(family));
+    if (k->wide)
+        check_variant_wide(k, od_family_name(family));
     if (family != OD_FAMILY_GPU)
         return;
     od_check_operation(k, "gemm_clblast");
@@ -56,8 +79,11 @@ static void check_gemm(od_check *k) {
     od_status status = od_gemm_variant(k->device, "clblast", &nothing, OD_NO_SPAN, OD_NO_SPAN, OD_NO_SPAN, 1, 0);
     if (status == OD_ERR_UNSUPPORTED)
         od_check_skip(k, od_error_message());
-    else
+    else {
         check_variant(k, "clblast");
+        if (k->wide)
+            check_variant_wide(k, "clblast");
+    }
 }
 
 static void check_linear_forward(od_check *k, int rows, int in, int out, bool biased) {
@@ -109,13 +135,22 @@ static void check_linear_backward(od_check *k, int rows, int in, int out, bool a
     od_check_near(k, "dbias", db, ref_db, 1e-5);
 }
 
+static void check_linear(od_check *k, const int sizes[3], bool flag) {
+    if (k->stopped || !od_check_affords(k, (double)sizes[0] * sizes[1] * sizes[2]))
+        return;
+    check_linear_forward(k, sizes[0], sizes[1], sizes[2], flag);
+    check_linear_backward(k, sizes[0], sizes[1], sizes[2], !flag);
+}
+
 void od_check_dense(od_check *k) {
     check_gemm(k);
     static const int sizes[][3] = {{7, 5, 3}, {33, 64, 17}, {64, 48, 128}};
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes && !k->stopped; i++) {
-        check_linear_forward(k, sizes[i][0], sizes[i][1], sizes[i][2], i % 2 == 0);
-        check_linear_backward(k, sizes[i][0], sizes[i][1], sizes[i][2], i % 2 == 1);
-    }
+    static const int more[][3] = {{1, 1, 1},   {1, 64, 10},  {2, 3, 200},   {15, 16, 17}, {16, 16, 16},
+                                  {128, 8, 4}, {50, 130, 6}, {31, 33, 127}, {96, 72, 40}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        check_linear(k, sizes[i], i % 2 == 0);
+    for (size_t i = 0; k->wide && i < 2 * (sizeof more / sizeof *more); i++)
+        check_linear(k, more[i / 2], i % 2 == 0);
 }
 
 /* ---- the vote ---------------------------------------------------------------------------------------------------- */
@@ -170,7 +205,18 @@ void od_check_knn(od_check *k) {
         {.queries = 5, .bank = 1000, .d = 64, .classes = 100, .k = 200, .temperature = 0.1f},
         {.queries = 3, .bank = 7, .d = 5, .classes = 2, .k = 50, .temperature = 0.5f},
     };
+    static const od_knn_shape more[] = {
+        {.queries = 1, .bank = 64, .d = 1, .classes = 3, .k = 1, .temperature = 1},
+        {.queries = 2, .bank = 300, .d = 17, .classes = 7, .k = 5, .temperature = 0.1f},
+        {.queries = 65, .bank = 129, .d = 33, .classes = 10, .k = 129, .temperature = 0.2f},
+        {.queries = 4, .bank = 2000, .d = 8, .classes = 40, .k = 100, .temperature = 0.07f},
+        {.queries = 17, .bank = 1, .d = 16, .classes = 1, .k = 1, .temperature = 0.07f},
+    };
     od_check_operation(k, "knn_vote");
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes && !k->stopped; i++)
-        check_vote(k, &shapes[i]);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        if (!k->stopped && od_check_affords(k, (double)shapes[i].queries * shapes[i].bank * shapes[i].d))
+            check_vote(k, &shapes[i]);
+    for (size_t i = 0; k->wide && i < sizeof more / sizeof *more; i++)
+        if (!k->stopped && od_check_affords(k, (double)more[i].queries * more[i].bank * more[i].d))
+            check_vote(k, &more[i]);
 }

@@ -56,12 +56,18 @@ static void check_cross_entropy(od_check *k, int rows, int classes) {
 }
 
 void od_check_loss(od_check *k) {
-    static const int widths[] = {3, 33, 64, 260};
+    static const int widths[] = {3, 33, 64, 260}, more[] = {1, 2, 4, 5, 8, 15, 16, 17, 31, 65, 128, 1030};
+    static const int classes[][2] = {{1, 2}, {3, 1}, {64, 10}, {7, 100}, {2, 1000}, {33, 65}};
     for (size_t i = 0; i < sizeof widths / sizeof *widths && !k->stopped; i++)
         for (int cosine = 0; cosine < 2; cosine++)
             check_pair(k, cosine, 14, widths[i]);
     check_cross_entropy(k, 13, 10);
     check_cross_entropy(k, 5, 257);
+    for (size_t i = 0; k->wide && i < 4 * (sizeof more / sizeof *more) && !k->stopped; i++)
+        if (i % 2 == 0 || more[i / 4] > 1) /* of one number the cosine is a constant, and its gradient rounding */
+            check_pair(k, i % 2, i / 2 % 2 ? 66 : 2, more[i / 4]);
+    for (size_t i = 0; k->wide && i < sizeof classes / sizeof *classes && !k->stopped; i++)
+        check_cross_entropy(k, classes[i][0], classes[i][1]);
 }
 
 /* W, the mask and the norm of V, whose diagonal is NaN and must not show. */
@@ -154,13 +160,22 @@ static void check_fills(od_check *k, size_t n) {
         od_check_near(k, "x", out, ref, 1e-5);
 }
 
+static void check_elements(od_check *k, size_t n) {
+    if (!od_check_affords(k, (double)n))
+        return;
+    check_steps(k, n);
+    check_fills(k, n);
+}
+
 void od_check_optim(od_check *k) {
-    static const int widths[] = {2, 33, 64};
+    static const int widths[] = {2, 33, 64}, more_widths[] = {1, 3, 8, 16, 31, 65, 130};
+    static const size_t sizes[] = {1, 77, 20003}, more_sizes[] = {2, 3, 4, 5, 15, 16, 17, 64, 255, 257, 4096, 100003};
     for (size_t i = 0; i < sizeof widths / sizeof *widths && !k->stopped; i++)
         check_head(k, widths[i]);
-    static const size_t sizes[] = {1, 77, 20003};
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes && !k->stopped; i++) {
-        check_steps(k, sizes[i]);
-        check_fills(k, sizes[i]);
-    }
+    for (size_t i = 0; k->wide && i < sizeof more_widths / sizeof *more_widths && !k->stopped; i++)
+        check_head(k, more_widths[i]);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes && !k->stopped; i++)
+        check_elements(k, sizes[i]);
+    for (size_t i = 0; k->wide && i < sizeof more_sizes / sizeof *more_sizes && !k->stopped; i++)
+        check_elements(k, more_sizes[i]);
 }

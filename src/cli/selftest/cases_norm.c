@@ -142,11 +142,22 @@ static void check_backward(od_check *k, norm_data *d, bool accumulate) {
     }
 }
 
+typedef struct norm_case {
+    int groups, rows, c;
+    unsigned flags;
+} norm_case;
+
+static void check_norm_case(od_check *k, const norm_case *row, bool accumulate) {
+    norm_data d = {.shape = {row->groups, row->rows, row->c, 1e-5f}, .flags = row->flags};
+    if (k->stopped || !od_check_affords(k, 10.0 * row->groups * row->rows * row->c))
+        return;
+    check_forward(k, &d);
+    check_inference(k, &d);
+    check_backward(k, &d, accumulate);
+}
+
 void od_check_norm(od_check *k) {
-    static const struct {
-        int groups, rows, c;
-        unsigned flags;
-    } rows[] = {
+    static const norm_case rows[] = {
         {1, 98, 16, AFFINE | RELU | RUNNING},
         {2, 75, 33, AFFINE | RELU | RESIDUAL | RUNNING},
         {2, 64, 64, AFFINE | RUNNING},
@@ -154,10 +165,16 @@ void od_check_norm(od_check *k) {
         {1, 700, 64, AFFINE | RELU | RESIDUAL | RUNNING},
         {1, 33, 260, AFFINE | RUNNING},
     };
-    for (size_t i = 0; i < sizeof rows / sizeof *rows && !k->stopped; i++) {
-        norm_data d = {.shape = {rows[i].groups, rows[i].rows, rows[i].c, 1e-5f}, .flags = rows[i].flags};
-        check_forward(k, &d);
-        check_inference(k, &d);
-        check_backward(k, &d, i % 2 == 1);
+    static const norm_case sizes[] = {{1, 3, 1, 0},   {2, 5, 3, 0},     {1, 31, 8, 0},    {3, 40, 12, 0},
+                                      {2, 129, 4, 0}, {2, 1025, 17, 0}, {1, 2000, 32, 0}, {2, 7, 516, 0}};
+    static const unsigned flags[] = {0, AFFINE | RUNNING, AFFINE | RELU | RUNNING, AFFINE | RELU | RESIDUAL | RUNNING,
+                                     AFFINE | RESIDUAL};
+    enum { SIZES = sizeof sizes / sizeof *sizes, FLAGS = sizeof flags / sizeof *flags };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        check_norm_case(k, &rows[i], i % 2 == 1);
+    for (size_t i = 0; k->wide && i < (size_t)SIZES * FLAGS; i++) {
+        norm_case row = sizes[i / FLAGS];
+        row.flags = flags[i % FLAGS];
+        check_norm_case(k, &row, i % 2 == 1);
     }
 }

@@ -136,16 +136,33 @@ static void check_columns(od_check *k, size_t rows, int c, bool accumulate) {
         od_check_near(k, "y", out, ref, 1e-5);
 }
 
+static void check_size(od_check *k, size_t n) {
+    if (k->stopped || !od_check_affords(k, (double)n))
+        return;
+    check_relu(k, n);
+    check_arithmetic(k, n);
+    check_sums(k, n);
+}
+
 void od_check_pointwise(od_check *k) {
     static const size_t sizes[] = {1, 77, 4100, 70001};
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes && !k->stopped; i++) {
-        check_relu(k, sizes[i]);
-        check_arithmetic(k, sizes[i]);
-        check_sums(k, sizes[i]);
-    }
+    static const size_t more[] = {2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 255, 256, 257, 1023, 1024, 16384, 16385, 300007};
     static const int columns[] = {3, 16, 33, 64, 516};
+    static const int more_columns[] = {1, 2, 4, 8, 12, 15, 17, 32, 36, 65, 128, 1030};
+    static const size_t more_rows[] = {1, 2, 64, 129, 3000};
+    enum { COLUMNS = sizeof more_columns / sizeof *more_columns, ROWS = sizeof more_rows / sizeof *more_rows };
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        check_size(k, sizes[i]);
+    for (size_t i = 0; k->wide && i < sizeof more / sizeof *more; i++)
+        check_size(k, more[i]);
     for (size_t i = 0; i < sizeof columns / sizeof *columns && !k->stopped; i++)
         check_columns(k, i % 2 ? 301 : 70, columns[i], i % 2);
+    for (size_t i = 0; k->wide && i < (size_t)COLUMNS * ROWS && !k->stopped; i++) {
+        const int c = more_columns[i / ROWS];
+        const size_t rows = more_rows[i % ROWS];
+        if (od_check_affords(k, (double)rows * c))
+            check_columns(k, rows, c, i % 2);
+    }
 }
 
 /* ---- pooling ----------------------------------------------------------------------------------------------------- */
@@ -213,11 +230,22 @@ static void check_maximum(od_check *k, int n, const od_pool_shape *s) {
 }
 
 void od_check_pool(od_check *k) {
-    static const int channels[] = {3, 16, 33, 64};
+    static const int channels[] = {3, 16, 33, 64}, more[] = {1, 2, 4, 5, 8, 12, 20, 31, 65, 128};
     for (size_t i = 0; i < sizeof channels / sizeof *channels && !k->stopped; i++) {
         check_average(k, 3, 4, 5, channels[i]);
         const od_pool_shape three = {9, 11, channels[i], 3, 2, 1}, two = {8, 6, channels[i], 2, 2, 0};
         check_maximum(k, 2, &three);
         check_maximum(k, 2, &two);
+    }
+    for (size_t i = 0; k->wide && i < sizeof more / sizeof *more && !k->stopped; i++) {
+        check_average(k, 2, 1, 1, more[i]);
+        check_average(k, 1, 7, 7, more[i]);
+        check_average(k, 5, 2, 8, more[i]);
+        const od_pool_shape three = {12, 5, more[i], 3, 2, 1}, each = {6, 7, more[i], 3, 1, 1};
+        const od_pool_shape thirds = {9, 9, more[i], 3, 3, 0}, one = {1, 1, more[i], 1, 1, 0};
+        check_maximum(k, 1, &three);
+        check_maximum(k, 3, &each);
+        check_maximum(k, 2, &thirds);
+        check_maximum(k, 4, &one);
     }
 }

@@ -10,6 +10,7 @@
 
 /* NaNs, told apart by their bits: around tensors, and in outputs before the operation. */
 enum { GUARD = 64, GUARD_BITS = 0x7fc0dea1, UNSET_BITS = 0x7fc0beef };
+#define FNV_START 0xcbf29ce484222325u
 
 /* ---- cases ------------------------------------------------------------------------------------------------------- */
 
@@ -17,18 +18,18 @@ static void fail_case(od_check *k, const char *format, ...) __attribute__((forma
 static void fail_case(od_check *k, const char *format, ...) {
     if (k->bad)
         return;
-    k->bad = true;
-    k->row->failed++;
-    if (k->failed++ >= OD_CHECK_TOLD)
-        return;
-    char *to = k->told[k->failed - 1];
-    int used = snprintf(to, sizeof k->told[0], "%s (%s): %s, %s offsets: ", k->row->operation,
-                        od_family_name(k->row->family), k->name, k->aligned ? "aligned" : "odd");
     va_list args;
     va_start(args, format);
-    if (used > 0 && used < (int)sizeof k->told[0])
-        (void)vsnprintf(to + used, sizeof k->told[0] - (size_t)used, format, args);
+    (void)vsnprintf(k->why, sizeof k->why, format, args);
     va_end(args);
+    k->bad = true;
+    if (k->again && k->first_at < k->first_count && k->firsts[k->first_at].bad)
+        return;
+    k->row->failed++;
+    if (k->failed++ < OD_CHECK_TOLD)
+        (void)snprintf(k->told[k->failed - 1], sizeof k->told[0], "%s (%s): %s, %s offsets: %s%s", k->row->operation,
+                       od_family_name(k->row->family), k->name, k->aligned ? "aligned" : "odd",
+                       k->again ? "the second run: " : "", k->why);
 }
 
 void od_check_begin(od_check *k, od_device *device, bool aligned) {
@@ -61,9 +62,15 @@ void od_check_case(od_check *k, const char *format, ...) {
     va_end(args);
     k->open = true;
     k->bad = false;
+    k->why[0] = '\0';
+    k->case_worst = 0;
     k->verdicts = 0;
-    k->cases++;
-    k->row->cases++;
+    if (!k->again) {
+        k->cases++;
+        k->row->cases++;
+    }
+    if (k->on_case)
+        k->on_case(k);
 }
 
 /* The tensor with its guard bands, malloc'd. */
@@ -80,7 +87,13 @@ static uint32_t *read_all(od_check *k, const od_check_tensor *t) {
     return words;
 }
 
-static void check_surroundings(od_check *k, const od_check_tensor *t) {
+static uint64_t fnv1a(uint64_t hash, const void *data, size_t bytes) {
+    for (const unsigned char *p = data; bytes > 0; bytes--, p++)
+        hash = (hash ^ *p) * 0x100000001b3u;
+    return hash;
+}
+
+static void check_surroundings(od_check *k, const od_check_tensor *t, uint64_t *digest) {
     uint32_t *words = read_all(k, t);
     size_t begin = t->span.offset, end = begin + t->elements;
     for (size_t i = 0; words && i < end + GUARD; i++)
@@ -90,36 +103,85 @@ static void check_surroundings(od_check *k, const od_check_tensor *t) {
         }
     if (words && t->words && memcmp(words + begin, t->words, t->elements * sizeof *words) != 0)
         fail_case(k, "an input of %zu elements was changed", t->elements);
+    if (words)
+        *digest = fnv1a(*digest, words, (end + GUARD) * sizeof *words);
     free(words);
+}
+
+/* The first run's digest, or a comparison with it. */
+static void remember_or_compare(od_check *k, uint64_t digest) {
+    if (k->again) {
+        const od_check_first *first = k->first_at < k->first_count ? &k->firsts[k->first_at] : NULL;
+        if (!first || (!first->bad && first->digest != digest))
+            fail_case(k, "its results differ in their bits from the first run's");
+        k->first_at++;
+        return;
+    }
+    if (k->first_count == k->first_room) {
+        size_t room = 2 * k->first_room + 64;
+        od_check_first *more = realloc(k->firsts, room * sizeof *more);
+        if (!more) {
+            k->stopped = od_fail(OD_ERR_MEMORY, "self-test: no memory for %zu cases", room);
+            return;
+        }
+        k->firsts = more;
+        k->first_room = room;
+    }
+    k->firsts[k->first_count++] = (od_check_first){digest, k->bad};
 }
 
 void od_check_end(od_check *k) {
     if (!k->open)
         return;
+    uint64_t digest = FNV_START;
     for (size_t i = 0; i < k->tensor_count; i++) {
-        check_surroundings(k, &k->tensors[i]);
+        check_surroundings(k, &k->tensors[i], &digest);
         od_buffer_release(k->tensors[i].span.buffer);
     }
     if (!k->bad && !k->stopped && k->verdicts == 0)
         fail_case(k, "nothing was compared");
+    remember_or_compare(k, digest);
+    if (k->on_result)
+        k->on_result(k);
     for (size_t i = 0; i < k->block_count; i++)
         free(k->blocks[i]);
     k->tensor_count = k->block_count = 0;
     k->open = false;
 }
 
-od_status od_check_family(od_check *k, od_device *device) {
-    static void (*const operations[])(od_check *) = {
-        od_check_conv, od_check_dense, od_check_norm,    od_check_pointwise, od_check_pool,
-        od_check_loss, od_check_optim, od_check_augment, od_check_knn,
-    };
-    for (int aligned = 0; aligned < 2; aligned++)
-        for (size_t i = 0; i < sizeof operations / sizeof *operations && !k->stopped; i++) {
+const od_check_group od_check_groups[] = {
+    {"conv", od_check_conv},   {"dense", od_check_dense},
+    {"norm", od_check_norm},   {"pointwise", od_check_pointwise},
+    {"pool", od_check_pool},   {"loss", od_check_loss},
+    {"optim", od_check_optim}, {"augment", od_check_augment},
+    {"knn", od_check_knn},     {NULL, NULL},
+};
+
+od_status od_check_run(od_check *k, od_device *device, const od_check_group *group) {
+    for (int aligned = 0; aligned < 2; aligned++) {
+        k->first_count = k->first_at = 0;
+        for (int again = 0; again < 2 && !k->stopped; again++) {
+            k->again = again;
             od_check_begin(k, device, aligned);
-            operations[i](k);
+            group->run(k);
             od_check_end(k);
         }
+    }
+    k->again = false;
     return k->stopped;
+}
+
+od_status od_check_family(od_check *k, od_device *device) {
+    od_status status = OD_OK;
+    for (const od_check_group *g = od_check_groups; g->name && !status; g++)
+        status = od_check_run(k, device, g);
+    return status;
+}
+
+void od_check_free(od_check *k) {
+    free(k->firsts);
+    k->firsts = NULL;
+    k->first_count = k->first_room = 0;
 }
 
 od_status od_check_verdict(const od_check *k, const od_device_info *info) {
@@ -145,10 +207,7 @@ void *od_check_alloc(od_check *k, size_t bytes) {
 }
 
 static uint64_t seed_of(const char *text) {
-    uint64_t hash = 0xcbf29ce484222325u; /* FNV-1a */
-    for (; *text; text++)
-        hash = (hash ^ (unsigned char)*text) * 0x100000001b3u;
-    return hash;
+    return fnv1a(FNV_START, text, strlen(text));
 }
 
 float *od_check_normals(od_check *k, size_t elements, uint64_t stream) {
@@ -205,6 +264,10 @@ od_span od_check_output(od_check *k, size_t elements) {
 
 /* ---- verdicts ---------------------------------------------------------------------------------------------------- */
 
+bool od_check_affords(const od_check *k, double work) {
+    return k->work_limit == 0 || work <= k->work_limit;
+}
+
 bool od_check_ready(const od_check *k) {
     return !k->stopped && !k->bad;
 }
@@ -224,7 +287,7 @@ void od_check_that(od_check *k, bool holds, const char *format, ...) {
     va_start(args, format);
     (void)vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    k->row->worst = INFINITY;
+    k->row->worst = k->case_worst = INFINITY;
     fail_case(k, "%s", text);
 }
 
@@ -259,7 +322,8 @@ void od_check_near(od_check *k, const char *name, od_span tensor, const double *
         }
     }
     double relative = error2 == 0 ? 0 : norm2 > 0 ? sqrt(error2 / norm2) : INFINITY;
-    k->row->worst = fmax(k->row->worst, isnan(relative) ? INFINITY : relative);
+    k->case_worst = fmax(k->case_worst, isnan(relative) ? INFINITY : relative);
+    k->row->worst = fmax(k->row->worst, k->case_worst);
     float out;
     memcpy(&out, &words[t->span.offset + at], sizeof out);
     free(words);

@@ -1,4 +1,5 @@
-/* The self-test: each operation's kernels against known answers, computed on the host in double precision.
+/* The self-test: each operation's kernels against known answers, computed on the host in double precision, and against
+ * themselves: every case runs a second time, and must give the same bits.
  *
  * An operation's cases are one function. It names the operation, opens a case, makes its tensors, runs the operation
  * and says what must come out; the runner does the rest and keeps a row for each operation and kernel family:
@@ -20,7 +21,7 @@
 
 #include "offdiag/device.h"
 
-enum { OD_CHECK_ROWS = 160, OD_CHECK_TENSORS = 16, OD_CHECK_BLOCKS = 64, OD_CHECK_TOLD = 3 };
+enum { OD_CHECK_ROWS = 192, OD_CHECK_TENSORS = 16, OD_CHECK_BLOCKS = 64, OD_CHECK_TOLD = 3 };
 
 typedef struct od_check_row {
     const char *operation;
@@ -36,27 +37,54 @@ typedef struct od_check_tensor {
     const void *words; /* an input's content, which must stay */
 } od_check_tensor;
 
-typedef struct od_check {
+/* What a case left in its tensors when it ran first. */
+typedef struct od_check_first {
+    uint64_t digest;
+    bool bad;
+} od_check_first;
+
+typedef struct od_check od_check;
+struct od_check {
     od_device *device; /* opened for the family under test */
+    bool wide;         /* the long case lists: more shapes, and each variant that takes them */
+    double work_limit; /* multiply-adds of a case, about; 0: any number */
+    /* Told of each case as it begins and as it has ended; each may be NULL. */
+    void (*on_case)(od_check *k);
+    void (*on_result)(od_check *k);
+    void *listener;
+
     od_check_row rows[OD_CHECK_ROWS];
     size_t row_count;
     unsigned cases, failed;
-    char told[OD_CHECK_TOLD][320]; /* the first failures in words */
+    char told[OD_CHECK_TOLD][480]; /* the first failures in words */
     od_status stopped;             /* no host memory: nothing more can be tested */
 
     od_check_row *row; /* of the open case, and what is known about it */
     bool aligned, open, bad;
+    bool again;        /* the second run of a list: only what differs from the first counts */
+    char why[240];     /* bad: the reason */
+    double case_worst; /* as the row's */
     unsigned verdicts;
     char name[120];
+    od_check_first *firsts; /* of the list that runs */
+    size_t first_count, first_room, first_at;
     od_check_tensor tensors[OD_CHECK_TENSORS];
     size_t tensor_count;
     void *blocks[OD_CHECK_BLOCKS];
     size_t block_count;
-} od_check;
+};
 
-/* All operations on the device of a family, at both kinds of offset. The runner starts zeroed and adds up over
- * families. Fails only when it can't go on; wrong results are counted. */
-od_status od_check_family(od_check *k, od_device *device);
+typedef struct od_check_group {
+    const char *name;
+    void (*run)(od_check *k);
+} od_check_group;
+extern const od_check_group od_check_groups[]; /* all operations; ends with a NULL name */
+
+/* A group on the device of a family, at both kinds of offset, each twice. The runner starts zeroed and adds up over
+ * groups and families; od_check_free at the end. Fails only when it can't go on; wrong results are counted. */
+od_status od_check_run(od_check *k, od_device *device, const od_check_group *group);
+od_status od_check_family(od_check *k, od_device *device); /* all groups */
+void od_check_free(od_check *k);
 /* OD_OK, or OD_ERR_NUMERIC with the first failures. */
 od_status od_check_verdict(const od_check *k, const od_device_info *info);
 void od_check_begin(od_check *k, od_device *device, bool aligned);
@@ -76,7 +104,8 @@ od_span od_check_input(od_check *k, const void *words, size_t elements); /* must
 od_span od_check_inout(od_check *k, const void *words, size_t elements);
 od_span od_check_output(od_check *k, size_t elements);
 
-bool od_check_ready(const od_check *k); /* memory and tensors are all there */
+bool od_check_affords(const od_check *k, double work); /* within work_limit: else leave the case out */
+bool od_check_ready(const od_check *k);                /* memory and tensors are all there */
 bool od_check_ran(od_check *k, od_status status);
 void od_check_that(od_check *k, bool holds, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* Relative error within `tolerance`, no element off by more than 32 tolerance max|ref|, all finite. */
