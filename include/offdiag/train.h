@@ -48,8 +48,8 @@ typedef struct od_train_config {
     int kernels;          /* an od_family */
     int memory;           /* device memory budget in MiB; 0: most of what the device reports */
     int checkpoint_every; /* steps, besides the end of each epoch; 0: epochs only */
-    bool resume, quiet;
     bool tensorboard;     /* event files in the run's directory */
+    bool resume, quiet;
 } od_train_config;
 
 void od_train_config_default(od_train_config *config);

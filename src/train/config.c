@@ -99,11 +99,11 @@ static const od_option rows[] = {
     OD_OPT_CHOICE(T, kernels, "kernels", od_family_names, "kernel family"),
     OD_OPT_INT(T, memory, "memory", 0, 1e9, "device memory to use, in MiB; 0: most of what there is"),
     OD_OPT_INT(T, checkpoint_every, "checkpoint-every", 0, 1e9, "steps between checkpoints, besides each epoch's end"),
+    OD_OPT_FLAG(T, tensorboard, "tensorboard", "event files for TensorBoard in the run's directory; =false: none"),
     OD_OPT_FLAG(T, resume, "resume", "continue the run in --out, with its own options"),
     OD_OPT_FLAG(T, quiet, "quiet", "no progress"),
 };
 #undef T
-    OD_OPT_FLAG(T, tensorboard, "tensorboard", "event files for TensorBoard in the run's directory; =false: none"),
 
 od_options od_train_options(od_train_config *config) {
     return (od_options){.rows = rows, .count = sizeof rows / sizeof *rows, .target = config};
