@@ -20,7 +20,6 @@ od_status theory_write_csv(const char *path, const od_theory_run *run);
 
 /* One page of HTML that loads nothing from elsewhere. */
 od_status theory_write_report(const char *path, const od_theory_run *runs, int count);
-od_status theory_write_page(const char *path, json_t *data); /* takes over data */
 
 /* offdiag theory sweep: the share of seeds that learn both over two parameters, "NAME" or "NAME=LIST" each. */
 typedef struct theory_sweep_args {
@@ -31,8 +30,5 @@ od_status theory_sweep(const od_theory_config *base, const theory_sweep_args *ar
 
 /* "2,1.25": at most `most` numbers; 0 where the text is anything else. */
 int theory_numbers(const char *text, double *values, int most);
-
-/* Embedded when the program was built; od_chart_js is empty where Chart.js was not there. */
-extern const char od_theory_page[], od_chart_js[];
 
 #endif

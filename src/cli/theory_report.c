@@ -1,17 +1,12 @@
-/* The page of `offdiag theory --report`: a template, Chart.js and the data as JSON, in one file. */
+/* The data of the page of `offdiag theory --report`. */
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "base/file.h"
+#include "cli/page.h"
 #include "cli/theory.h"
 
 enum { POINTS = 240, PATHS_SHOWN = 8, QUANTILES = 3 };
 static const double quantiles[QUANTILES] = {0.1, 0.5, 0.9};
-
-static json_t *rounded(double x) {
-    return isfinite(x) ? json_real(x) : json_null();
-}
 
 /* Rows at steps that are even on a logarithmic axis over the last three decades; at most POINTS. */
 static size_t choose_rows(const od_theory_run *run, size_t *rows) {
@@ -43,7 +38,7 @@ static json_t *path_json(const od_theory_run *run, size_t seed, const size_t *ro
                 x = row[1 + n] / length;
             else if (n < m * k + m * m)
                 x = row[1 + m * (k + 1) + n - m * k];
-            json_array_append_new(series, rounded(x));
+            json_array_append_new(series, page_number(x));
         }
         if (n < m * k)
             json_array_append_new(features, series);
@@ -52,7 +47,7 @@ static json_t *path_json(const od_theory_run *run, size_t seed, const size_t *ro
     }
     json_t *phases = json_array();
     for (int i = 0; i < 4; i++)
-        json_array_append_new(phases, rounded(r->phase[i]));
+        json_array_append_new(phases, page_number(r->phase[i]));
     return json_pack("{s:I, s:s, s:i, s:i, s:o, s:o, s:o, s:o}", "seed", (json_int_t)r->seed, "outcome",
                      od_theory_outcome_names[r->outcome], "first", r->first, "other", r->other, "phases", phases,
                      "features", features, "head", head, "loss", loss);
@@ -89,7 +84,7 @@ static od_status quantiles_json(const od_theory_run *run, const size_t *rows, si
             for (size_t s = 0; s < seeds; s++)
                 values[s] = role_value(run, s, rows[i], which);
             for (int q = 0; q < QUANTILES; q++)
-                json_array_append_new(bands[q], rounded(theory_quantile(values, seeds, quantiles[q])));
+                json_array_append_new(bands[q], page_number(theory_quantile(values, seeds, quantiles[q])));
         }
         json_array_append_new(*out, json_pack("[o, o, o]", bands[0], bands[1], bands[2]));
     }
@@ -104,7 +99,7 @@ static json_t *median_phases(const od_theory_run *run) {
     for (int phase = 0; phase < 4 && values; phase++) {
         for (int i = 0; i < run->config.seeds; i++)
             values[i] = run->results[i].phase[phase];
-        json_array_append_new(phases, rounded(theory_quantile(values, (size_t)run->config.seeds, 0.5)));
+        json_array_append_new(phases, page_number(theory_quantile(values, (size_t)run->config.seeds, 0.5)));
     }
     free(values);
     return phases;
@@ -146,32 +141,5 @@ od_status theory_write_report(const char *path, const od_theory_run *runs, int c
         json_decref(all);
         return status;
     }
-    return theory_write_page(path, json_pack("{s:s, s:o}", "kind", "runs", "runs", all));
-}
-
-od_status theory_write_page(const char *path, json_t *data) {
-    static const char chart_here[] = "/*CHART*/", data_here[] = "/*DATA*/";
-    const char *chart = strstr(od_theory_page, chart_here), *json = strstr(od_theory_page, data_here);
-    char *text = NULL;
-    od_status status = OD_OK;
-    if (!od_chart_js[0])
-        status = od_fail(OD_ERR_UNSUPPORTED,
-                         "%s: this program was built without Chart.js: install libjs-chart.js, or "
-                         "build with -Dchart_js=FILE",
-                         path);
-    /* Escaped slashes: nothing in the data can end the script element. */
-    else if (!data || !(text = json_dumps(data, JSON_COMPACT | JSON_ESCAPE_SLASH | JSON_REAL_PRECISION(5))))
-        status = od_fail(OD_ERR_MEMORY, "%s: no memory for the page", path);
-    else
-        status = od_file_write_atomic_parts(
-            path,
-            (const od_part[]){{od_theory_page, (size_t)(chart - od_theory_page)},
-                              {od_chart_js, strlen(od_chart_js)},
-                              {chart + sizeof chart_here - 1, (size_t)(json - chart) - (sizeof chart_here - 1)},
-                              {text, strlen(text)},
-                              {json + sizeof data_here - 1, strlen(json) - (sizeof data_here - 1)}},
-            5);
-    free(text);
-    json_decref(data);
-    return status;
+    return page_write(path, page_theory_js, json_pack("{s:s, s:o}", "kind", "runs", "runs", all));
 }

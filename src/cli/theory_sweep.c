@@ -8,6 +8,7 @@
 
 #include "base/json.h"
 #include "base/text.h"
+#include "cli/page.h"
 #include "cli/theory.h"
 
 enum { VALUES_MAX = 24 };
@@ -162,7 +163,7 @@ od_status theory_sweep(const od_theory_config *base, const theory_sweep_args *ar
     if (!status)
         status = fill(m);
     if (!status && args->report[0])
-        status = theory_write_page(args->report, map_json(m));
+        status = page_write(args->report, page_theory_js, map_json(m));
     if (!status && args->json) {
         json_t *document = map_json(m);
         status = document ? od_json_print(document) : od_fail(OD_ERR_MEMORY, "no memory for a JSON document");

@@ -1,0 +1,2 @@
+/* The pages of offdiag report and offdiag study. */
+'use strict';
