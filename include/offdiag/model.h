@@ -44,11 +44,15 @@ void od_param_from_stored(const od_param *param, float *arena, const float *stor
 typedef enum od_head_kind { OD_HEAD_NONE, OD_HEAD_OFFDIAG, OD_HEAD_LINEAR, OD_HEAD_MLP } od_head_kind;
 typedef enum od_method { OD_SIMSIAM, OD_BYOL } od_method;
 typedef enum od_loss_kind { OD_LOSS_COSINE, OD_LOSS_NORMALIZED } od_loss_kind;
+/* How a ResNet begins: a 3x3 convolution with padding 1, or 2 (solo-learn's), or 7x7 with stride 2 and max-pooling. */
+typedef enum od_stem { OD_STEM_CIFAR, OD_STEM_CIFAR_PAD2, OD_STEM_IMAGENET } od_stem;
+extern const char *const od_stem_names[]; /* in that order; NULL-terminated */
 
 typedef struct od_model_config {
-    const char *encoder; /* "resnet18" | "cnn4" */
-    int width;           /* channels of the first stage: 64 is the standard ResNet-18; cnn4's is 32 */
-    int image_size;      /* S: views are (S, S) */
+    const char *encoder; /* one of od_encoder_names */
+    od_stem stem;
+    int width;      /* channels of the first stage: 64 is the standard ResNet; cnn4's is 32 */
+    int image_size; /* S: views are (S, S) */
     int proj_hidden, proj_dim;
     bool proj_bn;    /* a last BN without affine on the projector's output */
     int head_hidden; /* of the MLP head */

@@ -1,237 +1,226 @@
+/* Where an encoder's tensors lie, and its passes. */
 #include "model/encoder.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+/* ---- the plan --------------------------------------------------------------------------------------------------- */
 
-#include "base/text.h"
-#include "offdiag/ops/pointwise.h"
-
-const char *const od_encoder_names[] = {"resnet18", "cnn4", NULL};
-
-od_init_kind od_encoder_init_kind(const char *name) {
-    return strcmp(name, "cnn4") == 0 ? OD_INIT_UNIFORM_FAN_IN : OD_INIT_HE_FAN_OUT;
+static od_conv_bn *last_conv(od_block *k) {
+    return &k->conv[k->convs - 1];
 }
 
-/* ---- construction ----------------------------------------------------------------------------------------------- */
-
-typedef struct cursor { /* the shape that the next layer sees */
-    int h, w, c;
-} cursor;
-
-static od_status add_conv(od_conv_bn *l, const od_builder *b, cursor *at, const char *conv, const char *bn, int kernel,
-                          int stride, int c_out, bool relu) {
-    od_conv_shape shape = {.h = at->h,
-                           .w = at->w,
-                           .c_in = at->c,
-                           .c_out = c_out,
-                           .kernel_h = kernel,
-                           .kernel_w = kernel,
-                           .stride = stride,
-                           .pad = kernel / 2};
-    od_conv_bn_spec spec = {.conv = conv, .bn = bn, .shape = shape, .c_stored = at->c, .relu = relu};
-    *at = (cursor){od_conv_out_h(&shape), od_conv_out_w(&shape), c_out};
-    return od_conv_bn_create(l, b, &spec);
+/* Whether block i's sum can be made without the sum of the block before it. */
+static bool starts_chain(const od_encoder *e, int i) {
+    return i == 0 || e->blocks[i].has_down || !e->blocks[i - 1].residual;
 }
 
-static od_status add_stem(od_encoder *e, const od_builder *b, cursor *at, const char *conv, const char *bn, int c_out) {
-    od_conv_shape shape = {
-        .h = at->h, .w = at->w, .c_in = 4, .c_out = c_out, .kernel_h = 3, .kernel_w = 3, .stride = 1, .pad = 1};
-    od_conv_bn_spec spec = {.conv = conv, .bn = bn, .shape = shape, .c_stored = 3, .relu = true, .first = true};
-    at->c = c_out;
-    return od_conv_bn_create(&e->stem, b, &spec);
+/* The last block whose sum is made again together with block i's; the encoder's last block keeps its own. */
+static int chain_end(const od_encoder *e, int i) {
+    while (i + 1 < e->block_count - 1 && !starts_chain(e, i + 1))
+        i++;
+    return i;
 }
 
-static od_status add_basic_block(od_block *k, const od_builder *b, cursor *at, int stage, int index, int c_out,
-                                 int stride) {
-    od_status status = OD_OK;
-    cursor in = *at;
-    char conv[64], bn[64];
-    k->convs = 2;
-    k->residual = true;
-    for (int i = 0; i < 2; i++) {
-        snprintf(conv, sizeof conv, "backbone.layer%d.%d.conv%d", stage + 1, index, i + 1);
-        snprintf(bn, sizeof bn, "backbone.layer%d.%d.bn%d", stage + 1, index, i + 1);
-        /* the second ReLU comes after the residual add; BN applies both in one pass */
-        if ((status = add_conv(&k->conv[i], b, at, conv, bn, 3, i == 0 ? stride : 1, c_out, true)))
-            return status;
+/* Whether block i writes its output y; if not, the next block normalises what it reads. */
+static bool has_sum(const od_encoder *e, int i) {
+    return e->blocks[i].residual || i == e->block_count - 1;
+}
+
+/* Steps: 0 the stem, 1 + i block i, then pooling, then the blocks backwards and the stem. */
+typedef struct steps {
+    int count;
+    bool trained;
+} steps;
+static int pool_step(steps s) {
+    return s.count + 1;
+}
+static int forward_step(int i) {
+    return 1 + i;
+}
+/* i = -1: the stem. Never trained: what a block needs backwards, it needs only until the next block is done. */
+static int backward_step(steps s, int i) {
+    return s.trained ? s.count + 1 + s.count - i : forward_step(i) + 1;
+}
+
+static void plan_stem(od_encoder *e, od_plan *plan, size_t n, steps s) {
+    const size_t size = n * od_conv_bn_size(&e->stem),
+                 pooled = n * ((e->pool.h - 1) / 2 + 1) * ((e->pool.w - 1) / 2 + 1) * (size_t)e->pool.c;
+    od_plan_add(plan, &e->stem.u, size, 0, backward_step(s, -1));
+    if (e->pooled) {
+        od_plan_add(plan, &e->stem_y, size, 0, 0);
+        od_plan_add(plan, &e->pool_y, pooled, 0, s.trained ? backward_step(s, 0) : forward_step(0));
+        od_plan_add(plan, &e->pool_argmax, pooled, 0, backward_step(s, -1));
     }
-    k->has_down = stride != 1 || in.c != c_out;
-    if (!k->has_down)
-        return OD_OK;
-    snprintf(conv, sizeof conv, "backbone.layer%d.%d.downsample.0", stage + 1, index);
-    snprintf(bn, sizeof bn, "backbone.layer%d.%d.downsample.1", stage + 1, index);
-    return add_conv(&k->down, b, &in, conv, bn, 1, stride, c_out, false);
+    if (!s.trained)
+        return;
+    od_plan_add(plan, &e->d_stem, size, e->pooled ? backward_step(s, -1) : backward_step(s, 0), backward_step(s, -1));
+    if (e->pooled)
+        od_plan_add(plan, &e->d_pool, pooled, backward_step(s, 0), backward_step(s, -1));
 }
 
-static od_status create_resnet(od_encoder *e, const od_builder *b, cursor *at, int width, const int counts[4]) {
-    od_status status = add_stem(e, b, at, "backbone.conv1", "backbone.bn1", width);
-    for (int stage = 0; !status && stage < 4; stage++)
-        for (int i = 0; !status && i < counts[stage]; i++) {
-            int stride = stage > 0 && i == 0 ? 2 : 1;
-            status = add_basic_block(&e->blocks[e->block_count++], b, at, stage, i, width << stage, stride);
-        }
-    return status;
+static void plan_block(od_encoder *e, od_plan *plan, int i, size_t n, steps s) {
+    od_block *k = &e->blocks[i];
+    const bool last = i == e->block_count - 1;
+    const int here = forward_step(i), back = backward_step(s, i);
+    const size_t size = n * od_conv_bn_size(last_conv(k));
+    const size_t in = n * k->conv[0].shape.h * k->conv[0].shape.w * (size_t)k->conv[0].shape.c_in;
+    for (int j = 0; j < k->convs; j++)
+        od_plan_add(plan, &k->conv[j].u, n * od_conv_bn_size(&k->conv[j]), here, back);
+    if (k->has_down)
+        od_plan_add(plan, &k->down.u, size, here, back);
+    if (has_sum(e, i))
+        od_plan_add(plan, &k->y, size, here, last && s.trained ? back : here + 1);
+    if (!s.trained)
+        return;
+    if (has_sum(e, i) && !last)
+        od_plan_add(plan, &k->y_again, size, backward_step(s, chain_end(e, i) + 1), back);
+    od_plan_add(plan, &k->dy, size, last ? pool_step(s) : backward_step(s, i + 1), back);
+    for (int j = 0; j + 1 < k->convs; j++)
+        od_plan_add(plan, &k->d_hidden[j], n * od_conv_bn_size(&k->conv[j]), back, back);
+    if (k->has_down)
+        od_plan_add(plan, &k->d_down, in, back, back);
 }
 
-static od_status create_cnn4(od_encoder *e, const od_builder *b, cursor *at, int width) {
-    static const int scale[] = {2, 2, 4}, stride[] = {2, 1, 2};
-    od_status status = add_stem(e, b, at, "backbone.layer0.conv", "backbone.layer0.bn", width);
-    for (int i = 0; !status && i < 3; i++) {
-        od_block *k = &e->blocks[e->block_count++];
-        char conv[64], bn[64];
-        snprintf(conv, sizeof conv, "backbone.layer%d.conv", i + 1);
-        snprintf(bn, sizeof bn, "backbone.layer%d.bn", i + 1);
-        k->convs = 1;
-        status = add_conv(&k->conv[0], b, at, conv, bn, 3, stride[i], scale[i] * width, true);
-    }
-    return status;
-}
-
-static size_t largest_activation(const od_encoder *e) {
-    size_t size = od_conv_bn_size(&e->stem);
+od_status od_encoder_plan(od_encoder *e, const od_net *net, size_t *total) {
+    od_plan plan = {0};
+    const steps s = {e->block_count, net->trained};
+    plan_stem(e, &plan, (size_t)net->max_rows, s);
     for (int i = 0; i < e->block_count; i++)
-        for (int j = 0; j < e->blocks[i].convs; j++) {
-            size_t s = od_conv_bn_size(&e->blocks[i].conv[j]);
-            size = s > size ? s : size;
-        }
-    return size;
-}
-
-od_status od_encoder_create(od_encoder *e, const od_builder *b, const char *name, int width, int image_size) {
-    static const int resnet18[4] = {2, 2, 2, 2};
-    const od_net *net = b->net;
-    cursor at = {image_size, image_size, 4};
-    *e = (od_encoder){0};
-    if (width < 1 || width > 1024 || image_size < 8 || image_size > 1024)
-        return od_fail(OD_ERR_ARGUMENT, "encoder %s: width %d (1 to 1024) or image size %d (8 to 1024) out of range",
-                       name, width, image_size);
-    e->blocks = calloc(8, sizeof *e->blocks);
-    if (!e->blocks)
-        return od_fail(OD_ERR_MEMORY, "no memory for the encoder's blocks");
-    od_status status = OD_OK;
-    if (strcmp(name, "resnet18") == 0)
-        status = create_resnet(e, b, &at, width, resnet18);
-    else if (strcmp(name, "cnn4") == 0)
-        status = create_cnn4(e, b, &at, width);
-    else
-        status = od_fail(OD_ERR_USAGE, "no encoder \"%s\"; there are: resnet18, cnn4", name);
-    if (status)
-        return status;
-    e->h = at.h, e->w = at.w, e->c = at.c;
-    if (!net->max_rows)
-        return OD_OK;
-    status = od_span_create(net->device, (size_t)net->max_rows * e->c, &e->features);
-    for (int i = 0; !status && i < 3; i++)
-        status = od_span_create(net->device, net->max_rows * largest_activation(e), &e->scratch[i]);
-    return status ? od_fail_in(status, "gradients of %s for %d images: ", name, net->max_rows) : OD_OK;
-}
-
-void od_encoder_destroy(od_encoder *e) {
-    od_conv_bn_destroy(&e->stem);
-    for (int i = 0; i < e->block_count; i++) {
-        for (int j = 0; j < 2; j++)
-            od_conv_bn_destroy(&e->blocks[i].conv[j]);
-        od_conv_bn_destroy(&e->blocks[i].down);
-    }
-    free(e->blocks);
-    od_buffer_release(e->features.buffer);
-    for (int i = 0; i < 3; i++)
-        od_buffer_release(e->scratch[i].buffer);
-    *e = (od_encoder){0};
-}
-
-od_status od_encoder_update(od_encoder *e, const od_net *net) {
-    od_status status = od_conv_bn_update(&e->stem, net);
-    for (int i = 0; i < e->block_count && !status; i++) {
-        od_block *k = &e->blocks[i];
-        for (int j = 0; j < k->convs && !status; j++)
-            status = od_conv_bn_update(&k->conv[j], net);
-        if (!status && k->has_down)
-            status = od_conv_bn_update(&k->down, net);
-    }
+        plan_block(e, &plan, i, (size_t)net->max_rows, s);
+    od_status status = od_plan_solve(&plan, od_arena_part_size(net->device), total);
+    od_plan_free(&plan);
     return status;
 }
 
 /* ---- forward ---------------------------------------------------------------------------------------------------- */
 
-static od_status block_forward(od_block *k, const od_net *net, od_mode mode, od_span *y, od_span x, int n) {
-    od_status status = OD_OK;
-    if (mode == OD_MODE_TRAIN)
-        k->input = x;
-    if (!k->residual)
-        return od_conv_bn_forward(&k->conv[0], net, mode, y, x, OD_NO_SPAN, n);
-    od_span hidden = OD_NO_SPAN, shortcut = x;
-    if ((status = od_conv_bn_forward(&k->conv[0], net, mode, &hidden, x, OD_NO_SPAN, n)))
-        return status;
-    if (k->has_down && (status = od_conv_bn_forward(&k->down, net, mode, &shortcut, x, OD_NO_SPAN, n))) {
-        shortcut = x;
-        goto out;
+/* What block i reads; i = block_count: what pooling reads. */
+static od_conv_input input_of(od_encoder *e, const od_net *net, od_mode mode, int i) {
+    if (i == 0 && e->pooled)
+        return (od_conv_input){.x = od_arena_span(net->arena, e->pool_y)};
+    if (i == 0)
+        return od_conv_bn_output(&e->stem, net, mode);
+    if (has_sum(e, i - 1))
+        return (od_conv_input){.x = e->blocks[i - 1].sum};
+    return od_conv_bn_output(last_conv(&e->blocks[i - 1]), net, mode);
+}
+
+/* Block i's output y (n, H, W, C), from what its convolutions gave. */
+static od_status make_sum(od_encoder *e, const od_net *net, od_mode mode, int i, od_place y, int n) {
+    od_block *k = &e->blocks[i];
+    const od_conv_input in = input_of(e, net, mode, i);
+    const od_conv_bn *other = NULL;
+    od_span residual = OD_NO_SPAN;
+    if (k->has_down)
+        other = &k->down;
+    else if (k->residual && in.affine.buffer)
+        other = i == 0 ? &e->stem : last_conv(&e->blocks[i - 1]);
+    else if (k->residual)
+        residual = in.x;
+    k->sum = od_arena_span(net->arena, y);
+    return od_conv_bn_apply(last_conv(k), net, mode, k->sum, residual, other, n);
+}
+
+static od_status block_forward(od_encoder *e, const od_net *net, od_mode mode, int i, int n) {
+    od_block *k = &e->blocks[i];
+    od_conv_input in = input_of(e, net, mode, i);
+    od_status status = k->has_down ? od_conv_bn_forward(&k->down, net, mode, &in, n) : OD_OK;
+    for (int j = 0; j < k->convs && !status; j++) {
+        status = od_conv_bn_forward(&k->conv[j], net, mode, &in, n);
+        in = od_conv_bn_output(&k->conv[j], net, mode);
     }
-    status = od_conv_bn_forward(&k->conv[1], net, mode, y, hidden, shortcut, n);
-out:
-    od_activation_drop(mode, hidden);
-    if (shortcut.buffer != x.buffer)
-        od_activation_drop(mode, shortcut);
-    return status;
+    return status || !has_sum(e, i) ? status : make_sum(e, net, mode, i, k->y, n);
+}
+
+static od_status stem_forward(od_encoder *e, const od_net *net, od_mode mode, od_span x, int n) {
+    od_status status = od_conv_bn_forward(&e->stem, net, mode, &(od_conv_input){.x = x}, n);
+    if (status || !e->pooled)
+        return status;
+    const od_span y = od_arena_span(net->arena, e->stem_y);
+    status = od_conv_bn_apply(&e->stem, net, mode, y, OD_NO_SPAN, NULL, n);
+    return status ? status
+                  : od_maxpool_forward(net->device, &e->pool, od_arena_span(net->arena, e->pool_y),
+                                       od_arena_span(net->arena, e->pool_argmax), y, n);
 }
 
 od_status od_encoder_forward(od_encoder *e, const od_net *net, od_mode mode, od_span *features, od_span x, int n) {
-    od_span at = OD_NO_SPAN, next = OD_NO_SPAN, out = e->features;
-    od_status status = od_conv_bn_forward(&e->stem, net, mode, &at, x, OD_NO_SPAN, n);
-    if (status)
+    od_span out = e->features;
+    od_status status = OD_OK;
+    if (n > net->max_rows)
+        return od_fail(OD_ERR_ARGUMENT, "%d images in an encoder planned for %d", n, net->max_rows);
+    e->input = x;
+    if ((status = stem_forward(e, net, mode, x, n)))
         return status;
-    if (mode == OD_MODE_TRAIN)
-        e->input = x;
-    for (int i = 0; i < e->block_count; i++) {
-        if ((status = block_forward(&e->blocks[i], net, mode, &next, at, n)))
-            goto out;
-        od_activation_drop(mode, at);
-        at = next;
-    }
+    for (int i = 0; i < e->block_count; i++)
+        if ((status = block_forward(e, net, mode, i, n)))
+            return status;
     if (mode != OD_MODE_TRAIN && (status = od_span_create(net->device, (size_t)n * e->c, &out)))
-        goto out;
-    if ((status = od_avgpool_forward(net->device, out, at, n, e->h, e->w, e->c)))
+        return status;
+    const od_span y = input_of(e, net, mode, e->block_count).x;
+    if ((status = od_avgpool_forward(net->device, out, y, n, e->h, e->w, e->c)))
         od_activation_drop(mode, out);
     else
         *features = out;
-out:
-    od_activation_drop(mode, at);
     return status;
 }
 
 /* ---- backward --------------------------------------------------------------------------------------------------- */
 
-/* The gradient at the block's output is in s[0] and gives way to the one at its input, in s[0] again; s[1] and s[2] are
- * scratch. */
-static od_status block_backward(od_block *k, const od_net *net, od_span s[3], int n, bool accumulate) {
+/* See to it that the sum of block i is there: make it again, and those before it that it needs. */
+static od_status need_sum(od_encoder *e, const od_net *net, int i, int n) {
     od_status status = OD_OK;
-    if (!k->residual) {
-        status = od_conv_bn_backward(&k->conv[0], net, s[2], s[1], s[0], k->input, n, accumulate);
-    } else {
-        size_t in_size = (size_t)n * k->conv[0].shape.h * k->conv[0].shape.w * k->conv[0].shape.c_in;
-        /* conv2: s[0] becomes the gradient at the residual input, s[2] the one at conv1's activation ... */
-        if ((status = od_conv_bn_backward(&k->conv[1], net, s[2], s[1], s[0], k->conv[0].y, n, accumulate)))
-            return status;
-        /* ... conv1 takes s[2] and, no longer needing it, writes its input gradient there */
-        if ((status = od_conv_bn_backward(&k->conv[0], net, s[2], s[1], s[2], k->input, n, accumulate)))
-            return status;
-        if (k->has_down && (status = od_conv_bn_backward(&k->down, net, s[0], s[1], s[0], k->input, n, accumulate)))
-            return status;
-        status = od_add(net->device, s[2], s[2], s[0], in_size);
-    }
-    od_span result = s[2];
-    s[2] = s[0];
-    s[0] = result;
+    int first = i;
+    if (i < 0 || !has_sum(e, i) || e->blocks[i].sum.buffer)
+        return OD_OK;
+    while (!starts_chain(e, first))
+        first--;
+    for (int j = first; j <= i && !status; j++)
+        if (!e->blocks[j].sum.buffer)
+            status = make_sum(e, net, OD_MODE_TRAIN, j, e->blocks[j].y_again, n);
     return status;
 }
 
-od_status od_encoder_backward(od_encoder *e, const od_net *net, od_span dfeatures, int n, bool accumulate) {
-    od_span s[3] = {e->scratch[0], e->scratch[1], e->scratch[2]};
-    od_status status = od_avgpool_backward(net->device, s[0], dfeatures, n, e->h, e->w, e->c);
-    for (int i = e->block_count - 1; i >= 0 && !status; i--)
-        status = block_backward(&e->blocks[i], net, s, n, accumulate);
-    if (status)
+/* The gradient at block i's output, or at what comes before the blocks (i = -1). */
+static od_span gradient_at(const od_encoder *e, const od_net *net, int i) {
+    return od_arena_span(net->arena, i >= 0 ? e->blocks[i].dy : e->pooled ? e->d_pool : e->d_stem);
+}
+
+static od_status block_backward(od_encoder *e, const od_net *net, int i, int n, bool accumulate) {
+    od_block *k = &e->blocks[i];
+    const od_conv_input block_in = input_of(e, net, OD_MODE_TRAIN, i);
+    const od_span dx = gradient_at(e, net, i - 1);
+    /* dy: the gradient at the output; behind the last ReLU, which the residual shares, it is in the same place */
+    const od_span dy = gradient_at(e, net, i), shared = k->residual ? dy : OD_NO_SPAN;
+    od_status status = OD_OK;
+    for (int j = k->convs - 1; j >= 0 && !status; j--) {
+        const bool last = j == k->convs - 1;
+        const od_conv_input in = j == 0 ? block_in : od_conv_bn_output(&k->conv[j - 1], net, OD_MODE_TRAIN);
+        status = od_conv_bn_backward(&k->conv[j], net, j == 0 ? dx : od_arena_span(net->arena, k->d_hidden[j - 1]),
+                                     last ? shared : OD_NO_SPAN, last ? dy : od_arena_span(net->arena, k->d_hidden[j]),
+                                     last && k->residual ? k->sum : OD_NO_SPAN, &in, n, accumulate);
+    }
+    if (status || !k->residual)
         return status;
-    return od_conv_bn_backward(&e->stem, net, OD_NO_SPAN, s[1], s[0], e->input, n, accumulate);
+    od_span through = dy;
+    if (k->has_down) {
+        through = od_arena_span(net->arena, k->d_down);
+        status = od_conv_bn_backward(&k->down, net, through, OD_NO_SPAN, dy, OD_NO_SPAN, &block_in, n, accumulate);
+    }
+    const size_t in_size = (size_t)n * k->conv[0].shape.h * k->conv[0].shape.w * k->conv[0].shape.c_in;
+    return status ? status : od_add(net->device, dx, dx, through, in_size);
+}
+
+od_status od_encoder_backward(od_encoder *e, const od_net *net, od_span dfeatures, int n, bool accumulate) {
+    const int last = e->block_count - 1;
+    od_status status = od_avgpool_backward(net->device, gradient_at(e, net, last), dfeatures, n, e->h, e->w, e->c);
+    for (int i = 0; i < last; i++)
+        e->blocks[i].sum = OD_NO_SPAN;
+    for (int i = last; i >= 0 && !status; i--)
+        if (!(status = need_sum(e, net, i - 1, n)))
+            status = block_backward(e, net, i, n, accumulate);
+    const od_span dy = od_arena_span(net->arena, e->d_stem);
+    if (!status && e->pooled)
+        status = od_maxpool_backward(net->device, &e->pool, dy, gradient_at(e, net, -1),
+                                     od_arena_span(net->arena, e->pool_argmax), n);
+    return status ? status
+                  : od_conv_bn_backward(&e->stem, net, OD_NO_SPAN, OD_NO_SPAN, dy, OD_NO_SPAN,
+                                        &(od_conv_input){.x = e->input}, n, accumulate);
 }

@@ -19,6 +19,7 @@ struct od_model {
     od_param_table params, stats;
     size_t head_offset;
     od_model_arenas arenas;
+    od_arena arena; /* of activations */
     od_branch online;
     od_branch target; /* BYOL */
     od_head head;
@@ -27,7 +28,7 @@ struct od_model {
     od_span h, z, p;          /* of the last step: (rows, F), (rows, d), (rows, d); kept by the layers */
     od_span dp, dz, dh;       /* gradients (rows, d), (rows, d), (rows, F) */
     od_span p_hat, t_hat;     /* normalised loss: outputs after BN (rows, d) */
-    od_span p_saved, t_saved; /* their mean and rstd (2, 2, d) */
+    od_span p_saved, t_saved; /* their statistics (2, 4, d) */
 };
 
 #endif

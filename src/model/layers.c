@@ -34,22 +34,25 @@ static od_bn_params bn_params(const od_bn_layer *l, const od_net *net) {
                           .momentum = 0.1f};
 }
 
+static od_bn_shape bn_shape(const od_bn_layer *l, const od_net *net, od_mode mode, int n, int pixels) {
+    const int groups = mode == OD_MODE_INFER ? 1 : net->groups;
+    return (od_bn_shape){.groups = groups, .rows = n / groups * pixels, .c = l->c, .eps = 1e-5f};
+}
+
 od_status od_bn_layer_forward(const od_bn_layer *l, const od_net *net, od_mode mode, od_span y, od_span x, bool relu,
-                              od_span residual, int n, int pixels) {
-    od_bn_params params = bn_params(l, net);
-    od_bn_fuse fuse = {.relu = relu, .residual = residual};
-    if (mode == OD_MODE_INFER) {
-        od_bn_shape shape = {.groups = 1, .rows = n * pixels, .c = l->c, .eps = 1e-5f};
+                              int n, int pixels) {
+    const od_bn_params params = bn_params(l, net);
+    const od_bn_fuse fuse = {.relu = relu};
+    const od_bn_shape shape = bn_shape(l, net, mode, n, pixels);
+    if (mode == OD_MODE_INFER)
         return od_bn_inference(net->device, &shape, &params, &fuse, y, x);
-    }
-    od_bn_shape shape = {.groups = net->groups, .rows = n / net->groups * pixels, .c = l->c, .eps = 1e-5f};
     return od_bn_forward(net->device, &shape, &params, &fuse, y, l->saved, x);
 }
 
 od_status od_bn_layer_backward(const od_bn_layer *l, const od_net *net, od_span dx, od_span d_residual, od_span dy,
                                od_span y, od_span x, bool relu, int n, int pixels, bool accumulate) {
-    od_bn_fuse fuse = {.relu = relu};
-    od_bn_shape shape = {.groups = net->groups, .rows = n / net->groups * pixels, .c = l->c, .eps = 1e-5f};
+    const od_bn_fuse fuse = {.relu = relu};
+    const od_bn_shape shape = bn_shape(l, net, OD_MODE_TRAIN, n, pixels);
     od_span dgamma = l->affine ? od_span_at(net->grad, l->gamma) : OD_NO_SPAN;
     od_span dbeta = l->affine ? od_span_at(net->grad, l->beta) : OD_NO_SPAN;
     return od_bn_backward(net->device, &shape, &fuse, dx, d_residual, dgamma, dbeta, dy, y, x, l->saved, accumulate);
@@ -81,27 +84,18 @@ od_status od_conv_bn_create(od_conv_bn *l, const od_builder *b, const od_conv_bn
     od_status status = OD_OK;
     *l = (od_conv_bn){.shape = spec->shape, .relu = spec->relu};
     unsigned passes = OD_CONV_FORWARD;
-    if (net->max_rows)
+    if (net->trained)
         passes |= OD_CONV_BACKWARD_WEIGHT | (spec->first ? 0 : OD_CONV_BACKWARD_DATA);
     if ((net->device && (status = od_conv_create(net->device, &spec->shape, passes, &l->conv))) ||
         (status = od_param_add_conv(b->params, spec->conv, ".weight", spec->shape.kernel_h, spec->shape.c_in,
-                                    spec->c_stored, spec->shape.c_out, &l->w)) ||
-        (status = od_bn_layer_create(&l->bn, b, spec->bn, spec->shape.c_out, true)))
+                                    spec->c_stored, spec->shape.c_out, &l->w)))
         return status;
-    if (!net->max_rows)
-        return OD_OK;
-    size_t elements = net->max_rows * od_conv_bn_size(l);
-    if ((status = od_span_create(net->device, elements, &l->u)) ||
-        (status = od_span_create(net->device, elements, &l->y)))
-        return od_fail_in(status, "activations of %s for %d images: ", spec->conv, net->max_rows);
-    return OD_OK;
+    return od_bn_layer_create(&l->bn, b, spec->bn, spec->shape.c_out, true);
 }
 
 void od_conv_bn_destroy(od_conv_bn *l) {
     od_conv_destroy(l->conv);
     od_bn_layer_destroy(&l->bn);
-    od_buffer_release(l->u.buffer);
-    od_buffer_release(l->y.buffer);
     *l = (od_conv_bn){0};
 }
 
@@ -109,38 +103,50 @@ od_status od_conv_bn_update(od_conv_bn *l, const od_net *net) {
     return od_conv_set_weights(l->conv, od_span_at(net->value, l->w));
 }
 
-od_status od_conv_bn_forward(od_conv_bn *l, const od_net *net, od_mode mode, od_span *y, od_span x, od_span residual,
-                             int n) {
-    od_span u = OD_NO_SPAN, out = OD_NO_SPAN;
-    size_t elements = n * od_conv_bn_size(l);
-    od_status status = activation(net, mode, &u, l->u, elements);
+od_status od_conv_bn_forward(od_conv_bn *l, const od_net *net, od_mode mode, const od_conv_input *x, int n) {
+    const od_span u = od_arena_span(net->arena, l->u);
+    const od_bn_params params = bn_params(&l->bn, net);
+    const od_bn_shape shape = bn_shape(&l->bn, net, mode, n, out_pixels(l));
+    od_conv_stats stats = {.groups = net->groups};
+    od_status status = od_conv_forward_fused(l->conv, u, x, n, mode == OD_MODE_INFER ? NULL : &stats);
     if (status)
-        goto out;
+        return status;
     if (mode == OD_MODE_INFER)
-        out = u; /* running statistics: BN works in place */
-    else if ((status = activation(net, mode, &out, l->y, elements)))
-        goto out;
-    if ((status = od_conv_forward(l->conv, u, x, n)))
-        goto out;
-    status = od_bn_layer_forward(&l->bn, net, mode, out, u, l->relu, residual, n, out_pixels(l));
-out:
-    if (out.buffer != u.buffer)
-        od_activation_drop(mode, u);
-    if (status)
-        od_activation_drop(mode, out);
-    else
-        *y = out;
+        return od_bn_running(net->device, &shape, &params, l->bn.saved);
+    if (!stats.parts)
+        return od_bn_statistics(net->device, &shape, &params, l->bn.saved, u);
+    status = od_bn_finish(net->device, &shape, &params, l->bn.saved, stats.partial, stats.parts);
+    od_buffer_release(stats.partial.buffer);
     return status;
 }
 
-od_status od_conv_bn_backward(od_conv_bn *l, const od_net *net, od_span dx, od_span du, od_span dy, od_span x, int n,
-                              bool accumulate) {
-    od_status status = od_bn_layer_backward(&l->bn, net, du, dy, dy, l->y, l->u, l->relu, n, out_pixels(l), accumulate);
-    if (status)
-        return status;
-    if ((status = od_conv_backward_weight(l->conv, od_span_at(net->grad, l->w), x, du, n, accumulate)))
-        return status;
-    return dx.buffer ? od_conv_backward_data(l->conv, dx, du, n) : OD_OK;
+od_conv_input od_conv_bn_output(const od_conv_bn *l, const od_net *net, od_mode mode) {
+    return (od_conv_input){.x = od_arena_span(net->arena, l->u),
+                           .affine = od_bn_affine(l->bn.saved, l->bn.c),
+                           .stride = OD_BN_SAVED * (size_t)l->bn.c,
+                           .groups = mode == OD_MODE_INFER ? 1 : net->groups};
+}
+
+od_status od_conv_bn_apply(const od_conv_bn *l, const od_net *net, od_mode mode, od_span y, od_span residual,
+                           const od_conv_bn *other, int n) {
+    const od_bn_shape shape = bn_shape(&l->bn, net, mode, n, out_pixels(l));
+    od_bn_fuse fuse = {.relu = l->relu, .residual = residual};
+    if (other) {
+        fuse.residual = od_arena_span(net->arena, other->u);
+        fuse.residual_saved = other->bn.saved;
+        fuse.residual_relu = other->relu;
+    }
+    return od_bn_apply(net->device, &shape, &fuse, y, od_arena_span(net->arena, l->u), l->bn.saved);
+}
+
+od_status od_conv_bn_backward(od_conv_bn *l, const od_net *net, od_span dx, od_span d_residual, od_span dy, od_span y,
+                              const od_conv_input *x, int n, bool accumulate) {
+    const od_span du = od_arena_span(net->arena, l->u);
+    od_status status =
+        od_bn_layer_backward(&l->bn, net, du, d_residual, dy, y, du, l->relu, n, out_pixels(l), accumulate);
+    if (!status)
+        status = od_conv_backward_weight_fused(l->conv, od_span_at(net->grad, l->w), x, du, n, accumulate);
+    return status || !dx.buffer ? status : od_conv_backward_data(l->conv, dx, du, n);
 }
 
 /* ---- two-layer perceptron --------------------------------------------------------------------------------------- */
@@ -163,7 +169,7 @@ od_status od_mlp_create(od_mlp *l, const od_builder *b, const char *prefix, int 
         return status;
     if (out_bn && (status = od_bn_layer_create(&l->bn2, b, bn2, out, false)))
         return status;
-    if (!net->max_rows)
+    if (!net->trained)
         return OD_OK;
     size_t rows = net->max_rows;
     od_span *spans[MLP_SPANS] = {&l->u1, &l->y1, &l->d_hidden, &l->u2, &l->d_out, out_bn ? &l->y2 : NULL};
@@ -195,11 +201,11 @@ od_status od_mlp_forward(od_mlp *l, const od_net *net, od_mode mode, od_span *y,
     if (l->out_bn && (status = activation(net, mode, &y2, l->y2, (size_t)n * l->out)))
         goto out;
     if ((status = od_linear_forward(device, u1, x, w1, OD_NO_SPAN, n, l->in, l->hidden)) ||
-        (status = od_bn_layer_forward(&l->bn1, net, mode, y1, u1, true, OD_NO_SPAN, n, 1)) ||
+        (status = od_bn_layer_forward(&l->bn1, net, mode, y1, u1, true, n, 1)) ||
         (status = od_linear_forward(device, u2, y1, w2, bias, n, l->hidden, l->out)))
         goto out;
     if (l->out_bn)
-        status = od_bn_layer_forward(&l->bn2, net, mode, y2, u2, false, OD_NO_SPAN, n, 1);
+        status = od_bn_layer_forward(&l->bn2, net, mode, y2, u2, false, n, 1);
 out:
     od_activation_drop(mode, u1);
     od_activation_drop(mode, y1);

@@ -3,11 +3,12 @@
 #ifndef MODEL_LAYERS_H
 #define MODEL_LAYERS_H
 
+#include "model/arena.h"
 #include "offdiag/model.h"
 #include "offdiag/ops/conv.h"
 #include "offdiag/ops/norm.h"
 
-/* How a network runs. TRAIN keeps activations for the backward pass; TARGET has batch statistics too but keeps nothing;
+/* How a network runs. TRAIN keeps what the backward pass needs; TARGET has batch statistics too but keeps nothing;
  * INFER takes the running statistics. */
 typedef enum od_mode { OD_MODE_TRAIN, OD_MODE_TARGET, OD_MODE_INFER } od_mode;
 
@@ -15,7 +16,9 @@ typedef enum od_mode { OD_MODE_TRAIN, OD_MODE_TARGET, OD_MODE_INFER } od_mode;
 typedef struct od_net {
     od_device *device;
     od_span value, grad, stats; /* arenas; a target has no grad */
-    int max_rows;               /* images of both views that a training pass may hold; 0: never trained (a target) */
+    const od_arena *arena;      /* the encoder's activations and their gradients */
+    int max_rows;               /* images of both views that a pass may hold */
+    bool trained;               /* false: a target */
     int groups;                 /* 2 views */
 } od_net;
 
@@ -38,20 +41,23 @@ typedef struct od_bn_layer {
 od_status od_bn_layer_create(od_bn_layer *l, const od_builder *b, const char *prefix, int c, bool affine);
 /* x (n, rows, C) -> y, with n images of `pixels` positions each. */
 od_status od_bn_layer_forward(const od_bn_layer *l, const od_net *net, od_mode mode, od_span y, od_span x, bool relu,
-                              od_span residual, int n, int pixels);
+                              int n, int pixels);
+/* As od_bn_backward, y may be OD_NO_SPAN. */
 od_status od_bn_layer_backward(const od_bn_layer *l, const od_net *net, od_span dx, od_span d_residual, od_span dy,
                                od_span y, od_span x, bool relu, int n, int pixels, bool accumulate);
 void od_bn_layer_destroy(od_bn_layer *l);
 
 /* ---- convolution + BN ------------------------------------------------------------------------------------------- */
 
+/* What is kept of a layer is the convolution's output u; whoever reads the layer normalises it on the way, and the
+ * backward pass turns it into the gradient at u in place. */
 typedef struct od_conv_bn {
     od_conv_shape shape;
     od_conv *conv;
     bool relu;
     size_t w; /* (KH, KW, Cin, Cout) in value and grad */
     od_bn_layer bn;
-    od_span u, y; /* kept: convolution output and activation, (max_rows, Hout, Wout, Cout) */
+    od_place u; /* (max_rows, Hout, Wout, Cout) */
 } od_conv_bn;
 
 /* prefix_conv "backbone.conv1", prefix_bn "backbone.bn1". c_stored: input channels outside (3 of 4 in the stem). first:
@@ -64,14 +70,20 @@ typedef struct od_conv_bn_spec {
 } od_conv_bn_spec;
 od_status od_conv_bn_create(od_conv_bn *l, const od_builder *b, const od_conv_bn_spec *spec);
 od_status od_conv_bn_update(od_conv_bn *l, const od_net *net);
-/* *y: the activation, kept by the layer in TRAIN mode, else a buffer that od_activation_drop gives back. */
-od_status od_conv_bn_forward(od_conv_bn *l, const od_net *net, od_mode mode, od_span *y, od_span x, od_span residual,
-                             int n);
-/* dy: gradient at y, overwritten with the gradient at the residual input; du: scratch of y's size;
- * dx: gradient at x, OD_NO_SPAN in the first layer. Weight gradients go to the arena. */
-od_status od_conv_bn_backward(od_conv_bn *l, const od_net *net, od_span dx, od_span du, od_span dy, od_span x, int n,
-                              bool accumulate);
-size_t od_conv_bn_size(const od_conv_bn *l); /* elements of one image's activation */
+/* u and the statistics of its batch norm. */
+od_status od_conv_bn_forward(od_conv_bn *l, const od_net *net, od_mode mode, const od_conv_input *x, int n);
+/* The layer's output relu(bn(u)), to be made by its reader. */
+od_conv_input od_conv_bn_output(const od_conv_bn *l, const od_net *net, od_mode mode);
+/* y (n, Hout, Wout, Cout) = relu(bn(u) + residual); the residual is a tensor, or the output of a convolution `other`
+ * (with its ReLU, if it has one), or absent. */
+od_status od_conv_bn_apply(const od_conv_bn *l, const od_net *net, od_mode mode, od_span y, od_span residual,
+                           const od_conv_bn *other, int n);
+/* dy: gradient at the layer's output; y: that output where a residual was added before the ReLU, else OD_NO_SPAN.
+ * d_residual: gradient at the residual, may be dy's own memory, OD_NO_SPAN without one; dx: gradient at x, OD_NO_SPAN
+ * in the first layer. u is lost. Weight gradients go to the arena. */
+od_status od_conv_bn_backward(od_conv_bn *l, const od_net *net, od_span dx, od_span d_residual, od_span dy, od_span y,
+                              const od_conv_input *x, int n, bool accumulate);
+size_t od_conv_bn_size(const od_conv_bn *l); /* elements of one image's output */
 void od_conv_bn_destroy(od_conv_bn *l);
 
 static inline void od_activation_drop(od_mode mode, od_span s) {

@@ -19,7 +19,7 @@ static bool is_byol(const od_model *m) {
 static od_status create_branch(od_branch *branch, const od_model_config *c, od_param_table *params,
                                od_param_table *stats) {
     od_builder builder = {.net = &branch->net, .params = params, .stats = stats};
-    od_status status = od_encoder_create(&branch->encoder, &builder, c->encoder, c->width, c->image_size);
+    od_status status = od_encoder_create(&branch->encoder, &builder, c);
     if (status)
         return status;
     return od_mlp_create(&branch->projector, &builder, "projector", branch->encoder.c, c->proj_hidden, c->proj_dim,
@@ -51,11 +51,22 @@ od_status od_model_tables(const od_model_config *config, od_param_table *params,
 /* The target has the online branch's layout, so its tables are made a second time only to find the same offsets. */
 static od_status create_target(od_model *m) {
     od_param_table params = {0}, stats = {0};
-    m->target.net = (od_net){.device = m->device, .max_rows = 0, .groups = 2};
+    m->target.net = (od_net){.device = m->device, .arena = &m->arena, .max_rows = 2 * m->max_n, .groups = 2};
     od_status status = create_branch(&m->target, &m->config, &params, &stats);
     od_param_table_free(&params);
     od_param_table_free(&stats);
     return status;
+}
+
+/* One memory for the activations of both branches: the target's are no longer needed when the online branch runs. */
+static od_status create_activations(od_model *m) {
+    size_t total = 0, target = 0;
+    od_status status = od_encoder_plan(&m->online.encoder, &m->online.net, &total);
+    if (!status && is_byol(m))
+        status = od_encoder_plan(&m->target.encoder, &m->target.net, &target);
+    if (!status)
+        status = od_arena_create(&m->arena, m->device, target > total ? target : total);
+    return status ? od_fail_in(status, "activations for %d images: ", m->online.net.max_rows) : OD_OK;
 }
 
 static od_status create_arenas(od_model *m) {
@@ -168,7 +179,7 @@ od_status od_model_create(od_device *device, const od_model_config *config, int 
     m->device = device;
     m->config = *config;
     m->max_n = max_n;
-    m->online.net = (od_net){.device = device, .max_rows = 2 * max_n, .groups = 2};
+    m->online.net = (od_net){.device = device, .arena = &m->arena, .max_rows = 2 * max_n, .trained = true, .groups = 2};
     od_builder builder = {.net = &m->online.net, .params = &m->params, .stats = &m->stats};
     if ((status = create_branch(&m->online, config, &m->params, &m->stats)))
         goto fail;
@@ -177,7 +188,8 @@ od_status od_model_create(od_device *device, const od_model_config *config, int 
         goto fail;
     if (is_byol(m) && (status = create_target(m)))
         goto fail;
-    if ((status = create_arenas(m)) || (status = create_step_tensors(m)) || (status = init_values(m)))
+    if ((status = create_activations(m)) || (status = create_arenas(m)) || (status = create_step_tensors(m)) ||
+        (status = init_values(m)))
         goto fail;
     *out = m;
     return OD_OK;
@@ -192,6 +204,7 @@ void od_model_destroy(od_model *m) {
     destroy_branch(&m->online);
     destroy_branch(&m->target);
     od_head_destroy(&m->head);
+    od_arena_destroy(&m->arena);
     od_span owned[] = {m->arenas.value,
                        m->arenas.grad,
                        m->arenas.momentum,

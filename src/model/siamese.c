@@ -32,41 +32,47 @@ static od_status normalized_loss(od_model *m, od_span loss, od_span target, int 
                           m->p_saved, false);
 }
 
+/* *target (2n, d): what the other view is to predict; not the model's own only with BYOL, then from the pool. The
+ * target branch runs first: the online branch's activations take the place of its own. */
+static od_status forward(od_model *m, od_span *target, od_span x, int rows) {
+    od_branch *online = &m->online;
+    const bool byol = m->config.method == OD_BYOL;
+    od_status status = OD_OK;
+    /* x (2n, S, S, 4) -> h (2n, F) -> z (2n, d) -> p (2n, d) */
+    if ((byol && (status = branch_forward(&m->target, OD_MODE_TARGET, target, NULL, x, rows))) ||
+        (status = branch_forward(online, OD_MODE_TRAIN, &m->z, &m->h, x, rows)) ||
+        (status = od_head_forward(&m->head, &online->net, &m->p, m->z, rows)))
+        return status;
+    if (!byol)
+        *target = m->z;
+    return OD_OK;
+}
+
 od_status od_model_step(od_model *m, od_span loss, od_span x, int n, float scale, bool accumulate) {
     od_branch *online = &m->online;
     int rows = 2 * n, d = m->config.proj_dim;
     od_span target = OD_NO_SPAN, dz = OD_NO_SPAN;
-    od_status status = OD_OK;
     if (n < 2 || n > m->max_n)
         return od_fail(OD_ERR_ARGUMENT, "a step with %d images; the model was built for 2 to %d", n, m->max_n);
-
-    /* forward: x (2n, S, S, 4) -> h (2n, F) -> z (2n, d) -> p (2n, d), and the target t (2n, d) */
-    if ((status = branch_forward(online, OD_MODE_TRAIN, &m->z, &m->h, x, rows)) ||
-        (status = od_head_forward(&m->head, &online->net, &m->p, m->z, rows)))
-        return status;
-    if (m->config.method == OD_SIMSIAM)
-        target = m->z;
-    else if ((status = branch_forward(&m->target, OD_MODE_TARGET, &target, NULL, x, rows)))
-        return status;
+    od_status status = forward(m, &target, x, rows);
 
     /* loss between p of one view and t of the other; its gradient dp (2n, d); stop-gradient at t */
-    if (m->config.loss == OD_LOSS_COSINE)
+    if (!status && m->config.loss == OD_LOSS_COSINE)
         status = od_cosine_loss(m->device, loss, m->dp, OD_NO_SPAN, m->p, target, rows, d, n, scale, accumulate);
-    else
+    else if (!status)
         status = normalized_loss(m, loss, target, n, scale, accumulate);
     if (m->config.method == OD_BYOL)
         od_buffer_release(target.buffer);
-    if (status)
-        return status;
 
     /* backward: dp -> dz -> dh -> every weight */
-    if ((status = od_head_backward(&m->head, &online->net, &dz, m->dz, m->dp, m->z, rows, accumulate)) ||
+    if (status || (status = od_head_backward(&m->head, &online->net, &dz, m->dz, m->dp, m->z, rows, accumulate)) ||
         (status = od_mlp_backward(&online->projector, &online->net, m->dh, dz, m->h, rows, accumulate)))
         return status;
     return od_encoder_backward(&online->encoder, &online->net, m->dh, rows, accumulate);
 }
 
-od_status od_model_features(od_model *m, od_span features, od_span z, od_span x, int n) {
+/* Of as many images as the activations have room for. */
+static od_status some_features(od_model *m, od_span features, od_span z, od_span x, int n) {
     od_branch *online = &m->online;
     od_span h = OD_NO_SPAN, out = OD_NO_SPAN;
     od_status status = od_encoder_forward(&online->encoder, &online->net, OD_MODE_INFER, &h, x, n);
@@ -80,5 +86,17 @@ od_status od_model_features(od_model *m, od_span features, od_span z, od_span x,
 out:
     od_buffer_release(h.buffer);
     od_buffer_release(out.buffer);
+    return status;
+}
+
+od_status od_model_features(od_model *m, od_span features, od_span z, od_span x, int n) {
+    const int most = m->online.net.max_rows;
+    const size_t image = (size_t)m->config.image_size * m->config.image_size * 4;
+    od_status status = OD_OK;
+    for (int first = 0; first < n && !status; first += most) {
+        const od_span z_part = z.buffer ? od_span_at(z, (size_t)first * m->config.proj_dim) : OD_NO_SPAN;
+        status = some_features(m, od_span_at(features, (size_t)first * m->online.encoder.c), z_part,
+                               od_span_at(x, first * image), n - first < most ? n - first : most);
+    }
     return status;
 }
