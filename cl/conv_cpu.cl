@@ -16,23 +16,23 @@ typedef struct tile_rows {
     int h_min, h_max, w_min, w_max; /* over the rows */
 } tile_rows;
 
-/* Vector v of a row that has `cols` columns. */
-static inline __attribute__((always_inline)) void store(__global float *row, int v, vec value, int cols) {
+/* Vector v of a row that has `cols` columns; add: to what is there. */
+static inline __attribute__((always_inline)) void store(__global float *row, int v, vec value, int cols, int add) {
     if (cols >= (v + 1) * VW) {
-        VSTORE(value, v, row);
+        VSTORE(add ? VLOAD(v, row) + value : value, v, row);
         return;
     }
     float tail[VW];
     VSTORE(value, 0, tail);
     for (int j = v * VW; j < cols; j++)
-        row[j] = tail[j - v * VW];
+        row[j] = add ? row[j] + tail[j - v * VW] : tail[j - v * VW];
 }
 
 /* One register tile: ROWS pixels x `vecs` vectors, over all taps. */
 static inline __attribute__((always_inline)) void conv_tile(const int vecs, const tile_rows *rows,
                                                             __global const float *panel, __global const float *zeros,
                                                             __global const int *taps, int tap_count, int h_in, int w_in,
-                                                            int pitch, int run, int cols) {
+                                                            int pitch, int run, int cols, int add) {
     vec acc[ROWS][VECS], b[VECS];
 #define CLEAR(r, v)  acc[r][v] = (vec)(0.0f);
 #define CLEAR_ROW(r) EACH_VEC(CLEAR, r)
@@ -78,7 +78,7 @@ static inline __attribute__((always_inline)) void conv_tile(const int vecs, cons
     }
 #define STORE(r, v)                                                                                                    \
     if (v < vecs)                                                                                                      \
-        store(rows->out[r], v, acc[r][v], cols);
+        store(rows->out[r], v, acc[r][v], cols, add);
 #define STORE_ROW(r)                                                                                                   \
     if (rows->out[r]) {                                                                                                \
         EACH_VEC(STORE, r)                                                                                             \
@@ -90,11 +90,11 @@ static inline __attribute__((always_inline)) void conv_tile(const int vecs, cons
  * of outputs (p * step_out + a, q * step_out + b) has its own taps. Pixels are numbered (image group, p, q, image in
  * group), with `group` images in a group: with ROWS images, the rows of a tile share their place, so that taps drop out
  * at the edges and join inside. panel_dim: which dimension of the range counts panels; the other one counts blocks of
- * `block` pixels; 2 counts classes. */
+ * `block` pixels; 2 counts classes. add: to what y holds. */
 __attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
 conv_direct(__global float *y, ulong y_offset, __global const float *x, ulong x_offset, __global const float *packed,
             __global const float *zeros, __global const int *table, int n, int h_in, int w_in, int pitch, int run,
-            int h_out, int w_out, int c_out, int step_in, int step_out, int group, int block, int panel_dim) {
+            int h_out, int w_out, int c_out, int step_in, int step_out, int group, int block, int panel_dim, int add) {
     const int panel_index = get_global_id(panel_dim);
     const int class_count = get_global_size(2), taps_total = table[6];
     __global const int *header = table + get_global_id(2) * HEADER_INTS;
@@ -153,9 +153,9 @@ conv_direct(__global float *y, ulong y_offset, __global const float *x, ulong x_
             }
         }
         if (cols <= VW)
-            conv_tile(1, &rows, panel, zeros, taps, tap_count, h_in, w_in, pitch, run, cols);
+            conv_tile(1, &rows, panel, zeros, taps, tap_count, h_in, w_in, pitch, run, cols, add);
         else
-            conv_tile(VECS, &rows, panel, zeros, taps, tap_count, h_in, w_in, pitch, run, cols);
+            conv_tile(VECS, &rows, panel, zeros, taps, tap_count, h_in, w_in, pitch, run, cols, add);
     }
 }
 

@@ -93,9 +93,9 @@ static inline __attribute__((always_inline)) void join_tile(__global float *mean
 }
 
 /* Back from m (36 planes, .) to the 4x4 pixels at y, of which `height` x `width` lie in the image. stats: the partial
- * statistics (3, c_out) that they join, or 0. */
-static inline __attribute__((always_inline)) void restore_tile(__global float *y, __global float *stats, int w_out,
-                                                               int c_out, int height, int width,
+ * statistics (3, c_out) that they join, or 0. add: to what is there. */
+static inline __attribute__((always_inline)) void restore_tile(__global float *y, __global float *stats, int add,
+                                                               int w_out, int c_out, int height, int width,
                                                                __global const float *m, ulong plane, int cols) {
     const float size = (float)(min(height, 4) * min(width, 4)), before = stats ? *stats : 0.0f;
     for (int j = 0; j < cols; j += VW) {
@@ -130,7 +130,7 @@ static inline __attribute__((always_inline)) void restore_tile(__global float *y
     }
 #define PUT(q)                                                                                                         \
     if (q < width) {                                                                                                   \
-        store(to + q * c_out, p##q, rest);                                                                             \
+        store(to + q * c_out, add ? load(to + q * c_out, rest) + p##q : p##q, rest);                                   \
         if (stats) {                                                                                                   \
             const vec difference = p##q - pivot;                                                                       \
             sum += difference;                                                                                         \
@@ -149,12 +149,12 @@ static inline __attribute__((always_inline)) void restore_tile(__global float *y
  * range counts parts of the scratch, [c_in zeros][v][m] of `slot` floats each, which take every so many'th block of
  * `block` tiles (a multiple of ROWS); dimension 1 shares the panels out. m holds `group` panels at a time. affine: x is
  * read through this map, see input_map; `images` images share one, and share the statistics stats (n / images, parts of
- * the scratch, 3, c_out) of y. */
+ * the scratch, 3, c_out) of y. add: to what y holds. */
 __attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
 conv_winograd(__global float *y, ulong y_offset, __global const float *x, ulong x_offset, __global const float *weights,
               __global float *scratch, ulong slot, __global const float *affine, ulong affine_offset, ulong stride,
               __global float *stats, int images, int n, int h_in, int w_in, int c_in, int h_out, int w_out, int c_out,
-              int pad, int block, int group) {
+              int pad, int block, int group, int add) {
     const tile_grid grid = {(h_out + 3) / 4, (w_out + 3) / 4, (ulong)n * ((h_out + 3) / 4) * ((w_out + 3) / 4)};
     const int panels = (c_out + COLS - 1) / COLS, share = (panels + get_global_size(1) - 1) / get_global_size(1);
     const int panel_begin = get_global_id(1) * share, panel_end = min(panel_begin + share, panels);
@@ -196,7 +196,7 @@ conv_winograd(__global float *y, ulong y_offset, __global const float *x, ulong 
                 const place at = place_of(first + t, grid.rows, grid.columns);
                 const int p = 4 * at.row, q = 4 * at.column;
                 restore_tile(y + ((at.outer * h_out + p) * w_out + q) * c_out + column,
-                             stats ? stats + at.outer / (uint)images * stats_stride + column : 0, w_out, c_out,
+                             stats ? stats + at.outer / (uint)images * stats_stride + column : 0, add, w_out, c_out,
                              h_out - p, w_out - q, m + (ulong)t * m_pitch, m_plane, cols);
             }
         }

@@ -92,10 +92,15 @@ static void forward_case(od_cases *cs, od_conv *conv, const conv_case *c, const 
 static void data_case(od_cases *cs, od_conv *conv, const conv_case *c, const float *dy, const float *w) {
     double *ref = od_case_alloc(cs, x_count(c) * sizeof *ref);
     od_span dys = od_case_input(cs, "dy", dy, y_count(c)), ws = od_case_input(cs, "w", w, w_count(c));
-    od_span dx = od_case_output(cs, "dx", x_count(c));
+    float *before = od_case_normals(cs, x_count(c), 7);
+    od_span dx = od_case_output(cs, "dx", x_count(c)), sum = od_case_inout(cs, "dx added", before, x_count(c));
     conv_ref_backward_data(ref, dy, w, &c->shape, c->n);
     if (od_case_ok(cs, od_conv_set_weights(conv, ws)) && od_case_ok(cs, od_conv_backward_data(conv, dx, dys, c->n)))
         od_case_expect(cs, dx, ref, 1e-5, 0);
+    for (size_t i = 0; i < x_count(c); i++)
+        ref[i] += before[i];
+    if (od_case_ok(cs, od_conv_backward_data_add(conv, sum, dys, c->n)))
+        od_case_expect(cs, sum, ref, 1e-5, 0);
 }
 
 static void weight_case(od_cases *cs, od_conv *conv, const conv_case *c, const float *x, const float *dy) {

@@ -87,7 +87,7 @@ od_status od_device_finish(od_device *device); /* wait for all of it */
 
 typedef struct od_buffer od_buffer;
 
-/* Bytes in use by live buffers, the largest that ever was, and the budget. */
+/* Bytes in use by live buffers, the most that live and idle ones together ever held, and the budget. */
 typedef struct od_memory_use {
     uint64_t live, peak, budget;
 } od_memory_use;
@@ -121,6 +121,9 @@ static inline od_span od_span_of(od_buffer *buffer) {
 
 /* A buffer of `elements` floats as a span at offset 0; release with od_buffer_release(span.buffer). */
 od_status od_span_create(od_device *device, size_t elements, od_span *out);
+/* The same for use within one operation: it may be far larger than asked for, so that operations share a few buffers.
+ */
+od_status od_span_borrow(od_device *device, size_t elements, od_span *out);
 od_status od_span_write(od_span to, const float *data, size_t elements);
 od_status od_span_read(od_span from, float *data, size_t elements);
 od_status od_span_zero(od_span s, size_t elements);

@@ -55,18 +55,34 @@ void od_pool_empty(od_device *device) {
     trim(device, 0);
 }
 
-static od_buffer *take_idle(od_device *device, size_t bytes) {
+/* The smallest idle buffer of the size's own class, or of up to `wider` classes above it. */
+static od_buffer *take_idle(od_device *device, size_t bytes, unsigned wider) {
     od_pool *pool = &device->pool;
     const bool same_size = device->quirks.flags & OD_QUIRK_SAME_SIZE;
-    for (od_buffer **at = &pool->classes[class_of(class_capacity(bytes))]; *at; at = &(*at)->next)
-        if (same_size ? (*at)->bytes == bytes
-                      : (*at)->capacity >= bytes) { /* exact-sized ones (see below) may be smaller */
-            od_buffer *buffer = *at;
-            *at = buffer->next;
-            pool->idle -= buffer->capacity;
-            return buffer;
-        }
+    const unsigned first = class_of(class_capacity(bytes)), last = same_size ? first : first + wider;
+    for (unsigned c = first; c <= last && c < OD_SIZE_CLASSES; c++)
+        for (od_buffer **at = &pool->classes[c]; *at; at = &(*at)->next)
+            if (same_size ? (*at)->bytes == bytes
+                          : (*at)->capacity >= bytes) { /* exact-sized ones (see below) may be smaller */
+                od_buffer *buffer = *at;
+                *at = buffer->next;
+                pool->idle -= buffer->capacity;
+                return buffer;
+            }
     return NULL;
+}
+
+/* Give back the idle buffers of up to `wider` classes below a new one, which will serve in their place. */
+static void replace(od_device *device, size_t capacity, unsigned wider) {
+    od_pool *pool = &device->pool;
+    const unsigned last = class_of(capacity);
+    for (unsigned c = last > wider ? last - wider : 0; c < last; c++)
+        while (pool->classes[c]) {
+            od_buffer *buffer = pool->classes[c];
+            pool->classes[c] = buffer->next;
+            pool->idle -= buffer->capacity;
+            destroy(buffer);
+        }
 }
 
 static od_status refuse(const od_device *device, size_t bytes, const char *why) {
@@ -93,18 +109,19 @@ static od_status create_mem(od_device *device, od_buffer *buffer) {
     return refuse(device, buffer->bytes, od_cl_error_name(error));
 }
 
-od_status od_buffer_create(od_device *device, size_t bytes, od_buffer **out) {
+static od_status acquire(od_device *device, size_t bytes, unsigned wider, od_buffer **out) {
     od_pool *pool = &device->pool;
     *out = NULL;
     if (bytes > device->info.max_alloc_bytes)
         return refuse(device, bytes, "larger than one allocation may be");
-    od_buffer *buffer = take_idle(device, bytes);
+    od_buffer *buffer = take_idle(device, bytes, wider);
     if (!buffer) {
         size_t capacity = class_capacity(bytes);
         if (capacity > device->info.max_alloc_bytes || pool->live + capacity > pool->budget)
             capacity = bytes < SMALLEST ? SMALLEST : bytes; /* near a limit: nothing to waste */
         if (pool->live + capacity > pool->budget)
             return refuse(device, bytes, "over the budget");
+        replace(device, capacity, wider);
         trim(device, pool->budget - pool->live - capacity);
         buffer = calloc(1, sizeof *buffer);
         if (!buffer)
@@ -122,10 +139,14 @@ od_status od_buffer_create(od_device *device, size_t bytes, od_buffer **out) {
     buffer->next = NULL;
     pool->live += buffer->capacity;
     pool->live_count++;
-    if (pool->live > pool->peak)
-        pool->peak = pool->live;
+    if (pool->live + pool->idle > pool->peak)
+        pool->peak = pool->live + pool->idle;
     *out = buffer;
     return OD_OK;
+}
+
+od_status od_buffer_create(od_device *device, size_t bytes, od_buffer **out) {
+    return acquire(device, bytes, 0, out);
 }
 
 void od_buffer_release(od_buffer *buffer) {
@@ -236,6 +257,15 @@ od_status od_span_create(od_device *device, size_t elements, od_span *out) {
     if (!to_bytes(elements, &bytes))
         return od_fail(OD_ERR_DEVICE_MEMORY, "no memory for %zu elements", elements);
     return od_buffer_create(device, bytes, &out->buffer);
+}
+
+od_status od_span_borrow(od_device *device, size_t elements, od_span *out) {
+    enum { WIDER = 32 }; /* 16 times as large */
+    size_t bytes = 0;
+    *out = OD_NO_SPAN;
+    if (!to_bytes(elements, &bytes))
+        return od_fail(OD_ERR_DEVICE_MEMORY, "no memory for %zu elements", elements);
+    return acquire(device, bytes, WIDER, &out->buffer);
 }
 
 od_status od_span_write(od_span to, const float *data, size_t elements) {

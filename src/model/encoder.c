@@ -24,59 +24,81 @@ static bool has_sum(const od_encoder *e, int i) {
     return e->blocks[i].residual || i == e->block_count - 1;
 }
 
-/* Steps: 0 the stem, 1 + i block i, then pooling, then the blocks backwards and the stem. */
+/* Steps of the plan: 0 the stem, 1 + i block i, then pooling, then backwards: two for each block, until its first
+ * convolution's output has become a gradient and from there on, and one for the stem. */
 typedef struct steps {
     int count;
     bool trained;
 } steps;
-static int pool_step(steps s) {
-    return s.count + 1;
-}
 static int forward_step(int i) {
     return 1 + i;
 }
-/* i = -1: the stem. Never trained: what a block needs backwards, it needs only until the next block is done. */
-static int backward_step(steps s, int i) {
-    return s.trained ? s.count + 1 + s.count - i : forward_step(i) + 1;
+static int pool_step(steps s) {
+    return s.count + 1;
+}
+/* Never trained: what a block needs backwards, it needs only until the next block is done. */
+static int upper_step(steps s, int i) {
+    return s.trained ? s.count + 2 + 2 * (s.count - 1 - i) : forward_step(i) + 1;
+}
+static int lower_step(steps s, int i) {
+    return s.trained ? upper_step(s, i) + 1 : forward_step(i) + 1;
+}
+static int stem_step(steps s) {
+    return upper_step(s, -1);
+}
+
+static bool passes_gradient_on(const od_block *k) {
+    return k->residual && !k->has_down;
+}
+
+/* The place of the gradient at block i's output, or at what comes before the blocks (i = -1). */
+static od_place *gradient_place(od_encoder *e, int i) {
+    while (i + 1 < e->block_count && passes_gradient_on(&e->blocks[i + 1]))
+        i++;
+    return i >= 0 ? &e->blocks[i].dy : e->pooled ? &e->d_pool : &e->d_stem;
 }
 
 static void plan_stem(od_encoder *e, od_plan *plan, size_t n, steps s) {
-    const size_t size = n * od_conv_bn_size(&e->stem),
-                 pooled = n * ((e->pool.h - 1) / 2 + 1) * ((e->pool.w - 1) / 2 + 1) * (size_t)e->pool.c;
-    od_plan_add(plan, &e->stem.u, size, 0, backward_step(s, -1));
+    const size_t size = n * od_conv_bn_size(&e->stem);
+    const size_t pooled = n * ((e->pool.h - 1) / 2 + 1) * ((e->pool.w - 1) / 2 + 1) * (size_t)e->pool.c;
+    od_plan_add(plan, &e->stem.u, size, 0, stem_step(s));
     if (e->pooled) {
         od_plan_add(plan, &e->stem_y, size, 0, 0);
-        od_plan_add(plan, &e->pool_y, pooled, 0, s.trained ? backward_step(s, 0) : forward_step(0));
-        od_plan_add(plan, &e->pool_argmax, pooled, 0, backward_step(s, -1));
+        od_plan_add(plan, &e->pool_y, pooled, 0, lower_step(s, 0));
+        od_plan_add(plan, &e->pool_argmax, pooled, 0, stem_step(s));
     }
     if (!s.trained)
         return;
-    od_plan_add(plan, &e->d_stem, size, e->pooled ? backward_step(s, -1) : backward_step(s, 0), backward_step(s, -1));
     if (e->pooled)
-        od_plan_add(plan, &e->d_pool, pooled, backward_step(s, 0), backward_step(s, -1));
+        od_plan_add(plan, &e->d_stem, size, stem_step(s), stem_step(s));
+    if (!passes_gradient_on(&e->blocks[0]))
+        od_plan_add(plan, e->pooled ? &e->d_pool : &e->d_stem, e->pooled ? pooled : size, lower_step(s, 0),
+                    stem_step(s));
 }
 
 static void plan_block(od_encoder *e, od_plan *plan, int i, size_t n, steps s) {
     od_block *k = &e->blocks[i];
-    const bool last = i == e->block_count - 1;
-    const int here = forward_step(i), back = backward_step(s, i);
+    const int last = e->block_count - 1, here = forward_step(i), upper = upper_step(s, i), lower = lower_step(s, i);
     const size_t size = n * od_conv_bn_size(last_conv(k));
-    const size_t in = n * k->conv[0].shape.h * k->conv[0].shape.w * (size_t)k->conv[0].shape.c_in;
     for (int j = 0; j < k->convs; j++)
-        od_plan_add(plan, &k->conv[j].u, n * od_conv_bn_size(&k->conv[j]), here, back);
+        od_plan_add(plan, &k->conv[j].u, n * od_conv_bn_size(&k->conv[j]), here, j == 0 ? lower : upper);
     if (k->has_down)
-        od_plan_add(plan, &k->down.u, size, here, back);
+        od_plan_add(plan, &k->down.u, size, here, lower);
     if (has_sum(e, i))
-        od_plan_add(plan, &k->y, size, here, last && s.trained ? back : here + 1);
+        od_plan_add(plan, &k->y, size, here, i == last && s.trained ? upper : here + 1);
     if (!s.trained)
         return;
-    if (has_sum(e, i) && !last)
-        od_plan_add(plan, &k->y_again, size, backward_step(s, chain_end(e, i) + 1), back);
-    od_plan_add(plan, &k->dy, size, last ? pool_step(s) : backward_step(s, i + 1), back);
+    if (has_sum(e, i) && i != last)
+        od_plan_add(plan, &k->y_again, size, lower_step(s, chain_end(e, i) + 1), upper);
     for (int j = 0; j + 1 < k->convs; j++)
-        od_plan_add(plan, &k->d_hidden[j], n * od_conv_bn_size(&k->conv[j]), back, back);
-    if (k->has_down)
-        od_plan_add(plan, &k->d_down, in, back, back);
+        od_plan_add(plan, &k->d_hidden[j], n * od_conv_bn_size(&k->conv[j]), upper, upper);
+    if (i < last && passes_gradient_on(&e->blocks[i + 1]))
+        return;  /* it is the next block's */
+    int end = i; /* the blocks that the gradient is handed down through */
+    while (end >= 0 && passes_gradient_on(&e->blocks[end]))
+        end--;
+    od_plan_add(plan, &k->dy, size, i == last ? pool_step(s) : lower_step(s, i + 1),
+                end >= 0 ? lower_step(s, end) : stem_step(s));
 }
 
 od_status od_encoder_plan(od_encoder *e, const od_net *net, size_t *total) {
@@ -178,34 +200,54 @@ static od_status need_sum(od_encoder *e, const od_net *net, int i, int n) {
     return status;
 }
 
-/* The gradient at block i's output, or at what comes before the blocks (i = -1). */
-static od_span gradient_at(const od_encoder *e, const od_net *net, int i) {
-    return od_arena_span(net->arena, i >= 0 ? e->blocks[i].dy : e->pooled ? e->d_pool : e->d_stem);
+static od_span gradient_at(od_encoder *e, const od_net *net, int i) {
+    return od_arena_span(net->arena, *gradient_place(e, i));
 }
 
-static od_status block_backward(od_encoder *e, const od_net *net, int i, int n, bool accumulate) {
+/* From the block's output down to the gradient at its first convolution's output, which is then in that one's place. */
+static od_status upper_backward(od_encoder *e, const od_net *net, int i, int n, bool accumulate) {
     od_block *k = &e->blocks[i];
-    const od_conv_input block_in = input_of(e, net, OD_MODE_TRAIN, i);
-    const od_span dx = gradient_at(e, net, i - 1);
     /* dy: the gradient at the output; behind the last ReLU, which the residual shares, it is in the same place */
-    const od_span dy = gradient_at(e, net, i), shared = k->residual ? dy : OD_NO_SPAN;
+    od_span dy = gradient_at(e, net, i), shared = k->residual ? dy : OD_NO_SPAN;
+    od_span y = k->residual ? k->sum : OD_NO_SPAN;
     od_status status = OD_OK;
-    for (int j = k->convs - 1; j >= 0 && !status; j--) {
-        const bool last = j == k->convs - 1;
-        const od_conv_input in = j == 0 ? block_in : od_conv_bn_output(&k->conv[j - 1], net, OD_MODE_TRAIN);
-        status = od_conv_bn_backward(&k->conv[j], net, j == 0 ? dx : od_arena_span(net->arena, k->d_hidden[j - 1]),
-                                     last ? shared : OD_NO_SPAN, last ? dy : od_arena_span(net->arena, k->d_hidden[j]),
-                                     last && k->residual ? k->sum : OD_NO_SPAN, &in, n, accumulate);
+    for (int j = k->convs - 1; j >= 0 && !status; j--, shared = y = OD_NO_SPAN) {
+        status = od_conv_bn_backward_norm(&k->conv[j], net, shared, dy, y, n, accumulate);
+        if (status || j == 0)
+            break;
+        const od_conv_input in = od_conv_bn_output(&k->conv[j - 1], net, OD_MODE_TRAIN);
+        dy = od_arena_span(net->arena, k->d_hidden[j - 1]);
+        status = od_conv_bn_backward_conv(&k->conv[j], net, dy, false, &in, n, accumulate);
     }
-    if (status || !k->residual)
+    return status;
+}
+
+/* From there to the gradient at the block's input. Without `down` it is added to what came through the residual. */
+static od_status lower_backward(od_encoder *e, const od_net *net, int i, int n, bool accumulate) {
+    od_block *k = &e->blocks[i];
+    const od_span dy = gradient_at(e, net, i), dx = gradient_at(e, net, i - 1);
+    od_status status = need_sum(e, net, i - 1, n);
+    if (status)
         return status;
-    od_span through = dy;
-    if (k->has_down) {
-        through = od_arena_span(net->arena, k->d_down);
-        status = od_conv_bn_backward(&k->down, net, through, OD_NO_SPAN, dy, OD_NO_SPAN, &block_in, n, accumulate);
+    const od_conv_input in = input_of(e, net, OD_MODE_TRAIN, i);
+    if (k->has_down && ((status = od_conv_bn_backward_norm(&k->down, net, OD_NO_SPAN, dy, OD_NO_SPAN, n, accumulate)) ||
+                        (status = od_conv_bn_backward_conv(&k->down, net, dx, false, &in, n, accumulate))))
+        return status;
+    return od_conv_bn_backward_conv(&k->conv[0], net, dx, k->residual, &in, n, accumulate);
+}
+
+static od_status stem_backward(od_encoder *e, const od_net *net, int n, bool accumulate) {
+    const od_conv_input in = {.x = e->input};
+    od_span dy = gradient_at(e, net, -1);
+    od_status status = OD_OK;
+    if (e->pooled) {
+        const od_span d_stem = od_arena_span(net->arena, e->d_stem), argmax = od_arena_span(net->arena, e->pool_argmax);
+        if ((status = od_maxpool_backward(net->device, &e->pool, d_stem, dy, argmax, n)))
+            return status;
+        dy = d_stem;
     }
-    const size_t in_size = (size_t)n * k->conv[0].shape.h * k->conv[0].shape.w * k->conv[0].shape.c_in;
-    return status ? status : od_add(net->device, dx, dx, through, in_size);
+    status = od_conv_bn_backward_norm(&e->stem, net, OD_NO_SPAN, dy, OD_NO_SPAN, n, accumulate);
+    return status ? status : od_conv_bn_backward_conv(&e->stem, net, OD_NO_SPAN, false, &in, n, accumulate);
 }
 
 od_status od_encoder_backward(od_encoder *e, const od_net *net, od_span dfeatures, int n, bool accumulate) {
@@ -214,13 +256,7 @@ od_status od_encoder_backward(od_encoder *e, const od_net *net, od_span dfeature
     for (int i = 0; i < last; i++)
         e->blocks[i].sum = OD_NO_SPAN;
     for (int i = last; i >= 0 && !status; i--)
-        if (!(status = need_sum(e, net, i - 1, n)))
-            status = block_backward(e, net, i, n, accumulate);
-    const od_span dy = od_arena_span(net->arena, e->d_stem);
-    if (!status && e->pooled)
-        status = od_maxpool_backward(net->device, &e->pool, dy, gradient_at(e, net, -1),
-                                     od_arena_span(net->arena, e->pool_argmax), n);
-    return status ? status
-                  : od_conv_bn_backward(&e->stem, net, OD_NO_SPAN, OD_NO_SPAN, dy, OD_NO_SPAN,
-                                        &(od_conv_input){.x = e->input}, n, accumulate);
+        if (!(status = upper_backward(e, net, i, n, accumulate)))
+            status = lower_backward(e, net, i, n, accumulate);
+    return status ? status : stem_backward(e, net, n, accumulate);
 }

@@ -26,9 +26,8 @@ typedef struct od_block {
     bool residual, has_down;
     od_place y;                            /* the sum, made in the forward pass */
     od_place y_again;                      /* and in the backward pass */
-    od_place dy;                           /* gradient at the block's output */
+    od_place dy;                           /* gradient at the output; without `down` it becomes the input's */
     od_place d_hidden[OD_BLOCK_CONVS - 1]; /* at the outputs of all convolutions but the last */
-    od_place d_down;                       /* at the input, through `down` */
     od_span sum;                           /* where y is now; no buffer: lost */
 } od_block;
 

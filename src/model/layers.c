@@ -139,14 +139,19 @@ od_status od_conv_bn_apply(const od_conv_bn *l, const od_net *net, od_mode mode,
     return od_bn_apply(net->device, &shape, &fuse, y, od_arena_span(net->arena, l->u), l->bn.saved);
 }
 
-od_status od_conv_bn_backward(od_conv_bn *l, const od_net *net, od_span dx, od_span d_residual, od_span dy, od_span y,
-                              const od_conv_input *x, int n, bool accumulate) {
+od_status od_conv_bn_backward_norm(od_conv_bn *l, const od_net *net, od_span d_residual, od_span dy, od_span y, int n,
+                                   bool accumulate) {
+    const od_span u = od_arena_span(net->arena, l->u);
+    return od_bn_layer_backward(&l->bn, net, u, d_residual, dy, y, u, l->relu, n, out_pixels(l), accumulate);
+}
+
+od_status od_conv_bn_backward_conv(od_conv_bn *l, const od_net *net, od_span dx, bool add, const od_conv_input *x,
+                                   int n, bool accumulate) {
     const od_span du = od_arena_span(net->arena, l->u);
-    od_status status =
-        od_bn_layer_backward(&l->bn, net, du, d_residual, dy, y, du, l->relu, n, out_pixels(l), accumulate);
-    if (!status)
-        status = od_conv_backward_weight_fused(l->conv, od_span_at(net->grad, l->w), x, du, n, accumulate);
-    return status || !dx.buffer ? status : od_conv_backward_data(l->conv, dx, du, n);
+    od_status status = od_conv_backward_weight_fused(l->conv, od_span_at(net->grad, l->w), x, du, n, accumulate);
+    if (status || !dx.buffer)
+        return status;
+    return add ? od_conv_backward_data_add(l->conv, dx, du, n) : od_conv_backward_data(l->conv, dx, du, n);
 }
 
 /* ---- two-layer perceptron --------------------------------------------------------------------------------------- */

@@ -78,11 +78,15 @@ od_conv_input od_conv_bn_output(const od_conv_bn *l, const od_net *net, od_mode 
  * (with its ReLU, if it has one), or absent. */
 od_status od_conv_bn_apply(const od_conv_bn *l, const od_net *net, od_mode mode, od_span y, od_span residual,
                            const od_conv_bn *other, int n);
-/* dy: gradient at the layer's output; y: that output where a residual was added before the ReLU, else OD_NO_SPAN.
- * d_residual: gradient at the residual, may be dy's own memory, OD_NO_SPAN without one; dx: gradient at x, OD_NO_SPAN
- * in the first layer. u is lost. Weight gradients go to the arena. */
-od_status od_conv_bn_backward(od_conv_bn *l, const od_net *net, od_span dx, od_span d_residual, od_span dy, od_span y,
-                              const od_conv_input *x, int n, bool accumulate);
+/* Backward through batch norm and ReLU: u becomes the gradient at u. dy: gradient at the layer's output; y: that output
+ * where a residual was added before the ReLU, else OD_NO_SPAN. d_residual: gradient at the residual, may be dy's own
+ * memory, OD_NO_SPAN without one. */
+od_status od_conv_bn_backward_norm(od_conv_bn *l, const od_net *net, od_span d_residual, od_span dy, od_span y, int n,
+                                   bool accumulate);
+/* Then through the convolution. dx: gradient at x, OD_NO_SPAN in the first layer; add: to what is there. Weight
+ * gradients go to the parameters' arena. */
+od_status od_conv_bn_backward_conv(od_conv_bn *l, const od_net *net, od_span dx, bool add, const od_conv_input *x,
+                                   int n, bool accumulate);
 size_t od_conv_bn_size(const od_conv_bn *l); /* elements of one image's output */
 void od_conv_bn_destroy(od_conv_bn *l);
 

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/rng.h"
 #include "model/internal.h"
 #include "model/params.h"
@@ -66,6 +67,8 @@ static od_status create_activations(od_model *m) {
         status = od_encoder_plan(&m->target.encoder, &m->target.net, &target);
     if (!status)
         status = od_arena_create(&m->arena, m->device, target > total ? target : total);
+    od_log_topic("memory", "activations of %d images: %.1f MiB", m->online.net.max_rows,
+                 (double)(target > total ? target : total) * sizeof(float) / 0x1p20);
     return status ? od_fail_in(status, "activations for %d images: ", m->online.net.max_rows) : OD_OK;
 }
 

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "offdiag/ops/norm.h"
+#include "offdiag/ops/pointwise.h"
 #include "ops/conv_impl.h"
 
 /* Best first. */
@@ -152,7 +153,7 @@ static od_status run_pass(od_conv *conv, int pass, od_conv_args *args) {
     args->weights = conv->w;
     if (!packed)
         return impl->run(state, args);
-    od_status status = od_span_create(conv->device, packed, &args->weights);
+    od_status status = od_span_borrow(conv->device, packed, &args->weights);
     if (status)
         return status;
     status = impl->pack(state, args->weights, conv->w);
@@ -177,7 +178,7 @@ static od_status run_on_input(od_conv *conv, int pass, const od_conv_input *x, o
         return run_pass(conv, pass, args);
     }
     const int rows = args->n / x->groups * conv->shape.h * conv->shape.w;
-    od_status status = od_span_create(conv->device, x_size(conv, args->n), made);
+    od_status status = od_span_borrow(conv->device, x_size(conv, args->n), made);
     if (!status)
         status = od_affine_relu(conv->device, *made, x->x, x->affine, x->stride, x->groups, rows, conv->shape.c_in);
     args->in = *made;
@@ -216,7 +217,22 @@ od_status od_conv_forward(od_conv *conv, od_span y, od_span x, int n) {
     return od_conv_forward_fused(conv, y, &(od_conv_input){.x = x}, n, NULL);
 }
 
-od_status od_conv_backward_data(od_conv *conv, od_span dx, od_span dy, int n) {
+/* dx += where the variant can't: by way of borrowed memory. */
+static od_status add_pass(od_conv *conv, od_conv_args *args) {
+    const od_span dx = args->out;
+    const uint64_t size = x_size(conv, args->n);
+    od_status status = od_span_borrow(conv->device, size, &args->out);
+    if (status)
+        return status;
+    args->accumulate = false;
+    status = run_pass(conv, BACKWARD_DATA, args);
+    if (!status)
+        status = od_add(conv->device, dx, dx, args->out, size);
+    od_buffer_release(args->out.buffer);
+    return status;
+}
+
+static od_status backward_data(od_conv *conv, od_span dx, od_span dy, int n, bool accumulate) {
     od_status status = check_pass(conv, BACKWARD_DATA, n);
     if (!status)
         status = check_span("conv_backward_data", "dx", dx, x_size(conv, n));
@@ -224,7 +240,17 @@ od_status od_conv_backward_data(od_conv *conv, od_span dx, od_span dy, int n) {
         status = check_span("conv_backward_data", "dy", dy, y_size(conv, n));
     if (status || n == 0)
         return status;
-    return run_pass(conv, BACKWARD_DATA, &(od_conv_args){.out = dx, .in = dy, .n = n, .groups = 1});
+    od_conv_args args = {.out = dx, .in = dy, .n = n, .groups = 1, .accumulate = accumulate};
+    return accumulate && !impl_of(conv, BACKWARD_DATA)->adds ? add_pass(conv, &args)
+                                                             : run_pass(conv, BACKWARD_DATA, &args);
+}
+
+od_status od_conv_backward_data(od_conv *conv, od_span dx, od_span dy, int n) {
+    return backward_data(conv, dx, dy, n, false);
+}
+
+od_status od_conv_backward_data_add(od_conv *conv, od_span dx, od_span dy, int n) {
+    return backward_data(conv, dx, dy, n, true);
 }
 
 od_status od_conv_backward_weight_fused(od_conv *conv, od_span dw, const od_conv_input *x, od_span dy, int n,

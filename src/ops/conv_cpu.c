@@ -192,7 +192,7 @@ static od_status cpu_pack(void *state, od_span packed, od_span w) {
 static od_status padded_copy(cpu_conv *c, od_span *out, od_span in, int n, int h, int w, int channels, int c_to,
                              int margin, int slack) {
     size_t rows = (size_t)n * (h + 2 * margin);
-    od_status status = od_span_create(c->device, rows * (w + 2 * margin) * c_to + slack, out);
+    od_status status = od_span_borrow(c->device, rows * (w + 2 * margin) * c_to + slack, out);
     if (status)
         return status;
     return OD_LAUNCH(c->pad, OD_RANGE1(rows, 1), OD_BUF(out->buffer), OD_SPAN(in), OD_I32(h), OD_I32(w),
@@ -222,11 +222,11 @@ static od_status cpu_run(void *state, const od_conv_args *args) {
         bool panel_first = cpu_packed_size(c) * sizeof(float) <= PANEL_MAJOR_BYTES;
         od_range range = panel_first ? OD_RANGE3(c->panels, blocks, g->classes, 1, 1, 1)
                                      : OD_RANGE3(blocks, c->panels, g->classes, 1, 1, 1);
-        status =
-            OD_LAUNCH(c->main, range, OD_SPAN(args->out), OD_SPAN(in), OD_BUF(args->weights.buffer), OD_BUF(c->zeros),
-                      OD_BUF(g->table), OD_I32(args->n), OD_I32(g->h_in), OD_I32(g->w_in), OD_I32(g->pitch),
-                      OD_I32(g->run), OD_I32(g->h_out), OD_I32(g->w_out), OD_I32(g->c_out), OD_I32(g->step_in),
-                      OD_I32(g->step_out), OD_I32(group), OD_I32((int)block), OD_I32(panel_first ? 0 : 1));
+        status = OD_LAUNCH(c->main, range, OD_SPAN(args->out), OD_SPAN(in), OD_BUF(args->weights.buffer),
+                           OD_BUF(c->zeros), OD_BUF(g->table), OD_I32(args->n), OD_I32(g->h_in), OD_I32(g->w_in),
+                           OD_I32(g->pitch), OD_I32(g->run), OD_I32(g->h_out), OD_I32(g->w_out), OD_I32(g->c_out),
+                           OD_I32(g->step_in), OD_I32(g->step_out), OD_I32(group), OD_I32((int)block),
+                           OD_I32(panel_first ? 0 : 1), OD_I32(args->accumulate));
     }
     od_buffer_release(copy.buffer);
     return status;
@@ -282,7 +282,7 @@ static od_status weight_run(cpu_conv *c, const od_conv_args *args) {
     weight_cut cut = cut_weight(c, args->n);
     od_span x = args->in, dy = args->grad, x_copy = OD_NO_SPAN, dy_copy = OD_NO_SPAN, part = OD_NO_SPAN;
     int dy_pitch = readable_columns(c, s->c_out);
-    od_status status = od_span_create(c->device, cut.part * cut.chunks, &part);
+    od_status status = od_span_borrow(c->device, cut.part * cut.chunks, &part);
     if (!status && g->narrow) {
         status = padded_copy(c, &x_copy, x, args->n, s->h, s->w, s->c_in, s->c_in, g->pad, c->rows);
         x = x_copy;
@@ -327,5 +327,5 @@ static od_status cpu_weight_run(void *state, const od_conv_args *args) {
     return status;
 }
 
-const od_conv_impl od_conv_cpu = {cpu_create, cpu_destroy, cpu_packed_size, cpu_pack, cpu_run, false};
+const od_conv_impl od_conv_cpu = {cpu_create, cpu_destroy, cpu_packed_size, cpu_pack, cpu_run, false, true};
 const od_conv_impl od_conv_cpu_weight = {cpu_create, cpu_destroy, NULL, NULL, cpu_weight_run, false};

@@ -146,7 +146,7 @@ static od_status gpu_weight_run(void *state, const od_conv_args *args) {
     uint64_t chunk = (pixels + chunks - 1) / chunks;
     chunks = (pixels + chunk - 1) / chunk;
     od_span part;
-    od_status status = od_span_create(c->device, count * chunks, &part);
+    od_status status = od_span_borrow(c->device, count * chunks, &part);
     if (status)
         return status;
     od_range range = group_range(t, od_div_up(g->c_out, t->bn), (rows + t->bm - 1) / t->bm, chunks);

@@ -11,8 +11,8 @@ typedef struct od_conv_args {
     od_span out, in, grad;
     od_span weights; /* packed, or w itself; not in BACKWARD_WEIGHT */
     int n;
-    bool accumulate;
-    od_span affine; /* in is read as relu(in * slope + shift), see od_conv_input; no buffer: as it is */
+    bool accumulate; /* BACKWARD_WEIGHT, BACKWARD_DATA */
+    od_span affine;  /* in is read as relu(in * slope + shift), see od_conv_input; no buffer: as it is */
     size_t stride;
     int groups;           /* of affine and of stats: n is a multiple of it; 1 without both */
     od_conv_stats *stats; /* FORWARD; NULL: not wanted. The variant creates `partial` and sets `parts` */
@@ -26,6 +26,7 @@ typedef struct od_conv_impl {
     od_status (*pack)(void *state, od_span packed, od_span w); /* before each run */
     od_status (*run)(void *state, const od_conv_args *args);   /* n > 0 */
     bool fuses;                                                /* whether run heeds affine and stats */
+    bool adds; /* BACKWARD_DATA: whether it can add to what dx holds (accumulate) */
 } od_conv_impl;
 
 extern const od_conv_impl od_conv_ref, od_conv_cpu, od_conv_cpu_weight, od_conv_gpu, od_conv_gpu_weight;

@@ -56,7 +56,7 @@ static od_status run_weight(ref_conv *c, const od_conv_args *args) {
     chunk = limit && chunk > limit ? limit : chunk;
     int chunks = (int)((pixels + chunk - 1) / chunk);
     od_span part;
-    od_status status = od_span_create(c->device, count * chunks, &part);
+    od_status status = od_span_borrow(c->device, count * chunks, &part);
     if (status)
         return status;
     status = OD_LAUNCH(c->main, channel_range(s->c_out, rows, chunks), OD_BUF(part.buffer), OD_SPAN(args->in),

@@ -161,9 +161,9 @@ static od_status winograd_run(void *state, const od_conv_args *args) {
     winograd_conv *c = state;
     const winograd_cut cut = cut_run(c, args->n);
     od_span scratch = OD_NO_SPAN, partial = OD_NO_SPAN;
-    od_status status = od_span_create(c->device, cut.slot * cut.slots * cut.shares, &scratch);
+    od_status status = od_span_borrow(c->device, cut.slot * cut.slots * cut.shares, &scratch);
     if (!status && args->stats) {
-        status = od_span_create(c->device, (size_t)args->groups * cut.slots * 3 * c->c_out, &partial);
+        status = od_span_borrow(c->device, (size_t)args->groups * cut.slots * 3 * c->c_out, &partial);
         args->stats->partial = partial;
         args->stats->parts = cut.slots;
     }
@@ -173,9 +173,10 @@ static od_status winograd_run(void *state, const od_conv_args *args) {
                       OD_BUF(args->weights.buffer), OD_BUF(scratch.buffer), OD_U64(cut.slot), OD_SPAN(args->affine),
                       OD_U64(args->stride), OD_BUF(partial.buffer), OD_I32(args->n / args->groups), OD_I32(args->n),
                       OD_I32(c->h_in), OD_I32(c->w_in), OD_I32(c->c_in), OD_I32(c->h_out), OD_I32(c->w_out),
-                      OD_I32(c->c_out), OD_I32(c->pad), OD_I32(cut.block), OD_I32(cut.group));
+                      OD_I32(c->c_out), OD_I32(c->pad), OD_I32(cut.block), OD_I32(cut.group), OD_I32(args->accumulate));
     od_buffer_release(scratch.buffer);
     return status;
 }
 
-const od_conv_impl od_conv_winograd = {winograd_create, free, winograd_packed_size, winograd_pack, winograd_run, true};
+const od_conv_impl od_conv_winograd = {
+    winograd_create, free, winograd_packed_size, winograd_pack, winograd_run, true, true};

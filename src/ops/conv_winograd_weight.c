@@ -98,9 +98,9 @@ static od_status weight_run(void *state, const od_conv_args *args) {
     const weight_cut cut = cut_run(c, args->n);
     const int pitch = c->panels * c->cols, rows = 9 * s->c_in;
     od_span part = OD_NO_SPAN, scratch = OD_NO_SPAN;
-    od_status status = od_span_create(c->device, (size_t)cut.chunks * rows * pitch, &part);
+    od_status status = od_span_borrow(c->device, (size_t)cut.chunks * rows * pitch, &part);
     if (!status)
-        status = od_span_create(c->device, cut.slot * cut.chunks * cut.shares, &scratch);
+        status = od_span_borrow(c->device, cut.slot * cut.chunks * cut.shares, &scratch);
     if (!status)
         status =
             OD_LAUNCH(c->main, OD_RANGE2(cut.chunks, cut.shares, 1, 1), OD_BUF(part.buffer), OD_SPAN(args->in),

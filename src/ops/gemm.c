@@ -151,7 +151,7 @@ od_status od_gemm_slices_begin(od_device *device, const od_gemm_call *call, int 
     const int slice_k = ((granules - 1) / count + 1) * granule;
     count = (s->k - 1) / slice_k + 1;
     od_span parts;
-    od_status status = od_span_create(device, (size_t)count * elements, &parts);
+    od_status status = od_span_borrow(device, (size_t)count * elements, &parts);
     if (status == OD_OK)
         *slices = (od_gemm_slices){count, slice_k, parts, (size_t)s->n, elements, 1.0f, 0.0f, parts.buffer};
     return status;

@@ -39,6 +39,7 @@ od_status od_conv_set_weights(od_conv *conv, od_span w);
 
 od_status od_conv_forward(od_conv *conv, od_span y, od_span x, int n);
 od_status od_conv_backward_data(od_conv *conv, od_span dx, od_span dy, int n);
+od_status od_conv_backward_data_add(od_conv *conv, od_span dx, od_span dy, int n); /* dx += the gradient */
 /* dw = (accumulate ? dw : 0) + gradient; deterministic (two-stage sum in a fixed order). */
 od_status od_conv_backward_weight(od_conv *conv, od_span dw, od_span x, od_span dy, int n, bool accumulate);
 
