@@ -13,7 +13,7 @@
 
 /* The setting of tools/make_golden.py. */
 enum { N = 6, SIZE = 16, PROJ_HIDDEN = 64, PROJ_DIM = 16, HEAD_HIDDEN = 32, PROJECTIONS = 32, ROW = PROJECTIONS + 1 };
-static const od_sgd_config sgd = {
+static const od_optim_rates sgd = {
     .lr = 0.05f, .momentum = 0.9f, .weight_decay = 1e-4f, .head_lr = 0.5f, .head_weight_decay = 0, .ema_tau = 0.99f};
 
 /* Relative error of a tensor: ||P (out - ref)|| / ||ref||, with P the random-sign projections over sqrt(32), so that
@@ -346,7 +346,7 @@ static verdict run_case(od_device *device, const golden *g, int parts) {
         OD_MUST(od_model_step(model, loss, x, N, 1.0f / (float)parts, i > 0));
     compare_gradients(&v, g, model, loss);
     if (parts == 1) {
-        OD_MUST(od_model_sgd(model, &sgd));
+        OD_MUST(od_model_optimize(model, &sgd));
         compare_updated(&v, g, model);
         compare_eval(&v, g, model, device, x);
     }

@@ -190,7 +190,7 @@ static void free_probe(probe *p) {
  * kinks of many ReLUs: errors of 0.01 with it, up to 0.3 with 40 times the step. */
 Test(model, the_gradient_is_that_of_the_loss) {
     static const od_head_kind heads[] = {OD_HEAD_OFFDIAG, OD_HEAD_MLP, OD_HEAD_LINEAR, OD_HEAD_NONE};
-    const od_sgd_config sgd = {.lr = 0.1f, .head_lr = 0.3f, .ema_tau = 1};
+    const od_optim_rates sgd = {.lr = 0.1f, .head_lr = 0.3f, .ema_tau = 1};
     od_device *device = od_test_device(OD_FAMILY_AUTO);
     od_cases *cases = od_cases_begin(device);
     for (size_t i = 0; i < OD_COUNT(heads); i++)
@@ -200,7 +200,7 @@ Test(model, the_gradient_is_that_of_the_loss) {
                 continue;
             probe p = make_probe(device, &config);
             OD_MUST(od_model_step(p.model, p.loss, p.x, N, 1, false));
-            OD_MUST(od_model_sgd(p.model, &sgd));
+            OD_MUST(od_model_optimize(p.model, &sgd));
             OD_MUST(od_model_step(p.model, p.loss, p.x, N, 1, false));
             od_model_arenas a = od_model_get_arenas(p.model);
             float *w = read_span(a.value, p.padded), *gradient = read_span(a.grad, p.padded);

@@ -7,6 +7,7 @@
 #include "harness.h"
 #include "offdiag/ops/head.h"
 #include "offdiag/ops/optim.h"
+#include "reference/optim_ref.h"
 
 static const od_family families[] = {OD_FAMILY_REF, OD_FAMILY_CPU, OD_FAMILY_GPU};
 static const int sizes[] = {1, 3, 15, 16, 17, 255, 1023, 1025, 4096, 4099, 16384, 16385, 40003};
@@ -24,52 +25,140 @@ static double *widened(od_cases *cs, const float *x, size_t count) {
     return out;
 }
 
-/* Three steps from a momentum of 0, as PyTorch's SGD takes them. */
-static void check_sgd(od_cases *cs, od_device *device, size_t n) {
-    const float lr = 0.05F, mu = 0.9F, wd = 5e-3F;
-    float *p = od_case_normals(cs, n, 0), *grad = od_case_normals(cs, n, 1), *zeros = od_case_alloc(cs, n * 4);
-    double *param = widened(cs, p, n), *momentum = od_case_alloc(cs, n * sizeof *momentum);
-    od_span ps = od_case_inout(cs, "param", p, n), ms = od_case_inout(cs, "momentum", zeros, n);
-    od_span gs = od_case_input(cs, "grad", grad, n);
-    for (int step = 0; step < 3; step++) {
-        od_case_ok(cs, od_sgd_step(device, ps, ms, gs, n, lr, mu, wd));
-        for (size_t i = 0; i < n; i++) {
-            momentum[i] = (double)mu * momentum[i] + grad[i] + (double)wd * param[i];
-            param[i] -= (double)lr * momentum[i];
-        }
-    }
-    od_case_expect_constant(cs, ps, param, 3e-7, 1e-6);
-    od_case_expect_constant(cs, ms, momentum, 5e-7, 2e-6);
+/* Of n elements: the operation's tensors and the reference's. */
+typedef struct state {
+    size_t n;
+    od_optim_range range;
+    double *p, *m, *v, *target;
+} state;
+
+static state make_state(od_cases *cs, size_t n, float tau) {
+    float *p = od_case_normals(cs, n, 0), *target = od_case_normals(cs, n, 1), *zeros = od_case_alloc(cs, n * 4);
+    state s = {.n = n,
+               .range = {.param = od_case_inout(cs, "param", p, n),
+                         .momentum = od_case_inout(cs, "momentum", zeros, n),
+                         .second = od_case_inout(cs, "second", zeros, n),
+                         .target = tau < 0 ? OD_NO_SPAN : od_case_inout(cs, "target", target, n),
+                         .count = n,
+                         .tau = tau},
+               .p = widened(cs, p, n),
+               .m = od_case_alloc(cs, n * sizeof(double)),
+               .v = od_case_alloc(cs, n * sizeof(double)),
+               .target = widened(cs, target, n)};
+    return s;
 }
 
-static void check_ema(od_cases *cs, od_device *device, size_t n, float tau) {
-    float *t = od_case_normals(cs, n, 0), *o = od_case_normals(cs, n, 1);
-    double *ref = od_case_alloc(cs, n * sizeof *ref);
-    for (size_t i = 0; i < n; i++)
-        ref[i] = (double)tau * t[i] + (1.0 - (double)tau) * o[i];
-    od_span ts = od_case_inout(cs, "target", t, n), os = od_case_input(cs, "online", o, n);
-    if (od_case_ok(cs, od_ema_step(device, ts, os, n, tau)))
-        od_case_expect_constant(cs, ts, ref, 2e-7, 1e-6);
-    if (tau == 1 || tau == 0) /* the ends are exact */
-        od_case_expect_words(cs, ts, tau == 1 ? t : o);
+/* A gradient of its own for each step. */
+static const float *next_gradient(od_cases *cs, state *s, uint32_t step) {
+    float *g = od_case_normals(cs, s->n, 10 + step);
+    s->range.grad = od_case_input(cs, "grad", g, s->n);
+    return g;
+}
+
+static void expect_state(od_cases *cs, const state *s, bool second) {
+    od_case_expect_constant(cs, s->range.param, s->p, 5e-7, 2e-6);
+    od_case_expect_constant(cs, s->range.momentum, s->m, 5e-7, 4e-6);
+    if (second)
+        od_case_expect_constant(cs, s->range.second, s->v, 5e-7, 2e-6);
+    if (s->range.target.buffer)
+        od_case_expect_constant(cs, s->range.target, s->target, 5e-7, 2e-6);
+    if (s->range.tau == 0) /* the target is the parameters */
+        od_case_expect_words(cs, s->range.target, read_back(cs, s->range.param, s->n));
+}
+
+/* Three steps from a momentum of 0, as PyTorch's SGD takes them; tau below 0: without a target. */
+static void check_sgd(od_cases *cs, od_device *device, size_t n, float tau) {
+    const float lr = 0.05F, mu = 0.9F, wd = 5e-3F;
+    state s = make_state(cs, n, tau);
+    for (uint32_t step = 0; step < 3; step++) {
+        const float *g = next_gradient(cs, &s, step);
+        od_case_ok(cs, od_sgd_step(device, &s.range, lr, mu, wd));
+        optim_ref_sgd(s.p, s.m, g, n, lr, mu, wd);
+        optim_ref_average(s.target, s.p, n, tau);
+    }
+    expect_state(cs, &s, false);
+}
+
+static void check_adam(od_cases *cs, od_device *device, size_t n, float tau, bool decoupled) {
+    od_adam_rates rates = {.lr = 0.01F, .beta1 = 0.9F, .beta2 = 0.99F, .eps = 1e-8F, .weight_decay = 0.05F};
+    const double betas[2] = {rates.beta1, rates.beta2};
+    state s = make_state(cs, n, tau);
+    rates.decoupled = decoupled;
+    for (uint32_t step = 0; step < 4; step++) {
+        const float *g = next_gradient(cs, &s, step);
+        rates.step = step + 1;
+        od_case_ok(cs, od_adam_step(device, &s.range, &rates));
+        optim_ref_adam(s.p, s.m, s.v, g, n, rates.lr, betas, rates.weight_decay, decoupled, (int)step + 1);
+        optim_ref_average(s.target, s.p, n, tau);
+    }
+    expect_state(cs, &s, true);
+}
+
+/* Five tensors in n elements and what lies between them: a matrix, a vector, a matrix of zeros (no ratio of norms), one
+ * that decays without adapting, and one whose gradient is so small that its factor is clipped. */
+static void check_lars(od_cases *cs, od_device *device, size_t n, float tau, int gap) {
+    enum { TENSORS = 5 };
+    const float lr = 0.3F, mu = 0.9F, wd = 1e-2F, eta = 0.02F;
+    od_lars_tensor tensors[TENSORS];
+    od_lars *lars = NULL;
+    size_t each = (n + TENSORS - 1) / TENSORS, step_size = each + (size_t)gap, all = TENSORS * step_size;
+    float *p = od_case_normals(cs, all, 0), *zeros = od_case_alloc(cs, all * 4), *target = od_case_normals(cs, all, 1);
+    memset(p + 2 * step_size, 0, each * sizeof *p);
+    for (size_t i = 0; i < TENSORS; i++)
+        tensors[i] = (od_lars_tensor){i * step_size, each, i != 1 && i != 3, i != 1};
+    state s = {.n = all,
+               .range = {.param = od_case_inout(cs, "param", p, all),
+                         .momentum = od_case_inout(cs, "momentum", zeros, all),
+                         .target = tau < 0 ? OD_NO_SPAN : od_case_inout(cs, "target", target, all),
+                         .count = all,
+                         .tau = tau},
+               .p = widened(cs, p, all),
+               .m = od_case_alloc(cs, all * sizeof(double)),
+               .target = widened(cs, target, all)};
+    if (!od_case_ok(cs, od_lars_create(device, tensors, TENSORS, &lars)))
+        return;
+    for (uint32_t step = 0; step < 3; step++) {
+        float *g = od_case_normals(cs, all, 10 + step);
+        for (size_t i = 0; i < each; i++)
+            g[4 * step_size + i] *= 1e-3F;
+        s.range.grad = od_case_input(cs, "grad", g, all);
+        od_case_ok(cs, od_lars_step(lars, &s.range, lr, mu, wd, eta));
+        for (size_t i = 0; i < TENSORS; i++) {
+            size_t at = tensors[i].offset;
+            optim_ref_lars(s.p + at, s.m + at, g + at, each, lr, mu, wd, eta, tensors[i].adapt, tensors[i].decay);
+            optim_ref_average(s.target + at, s.p + at, each, tau);
+        }
+    }
+    od_lars_destroy(lars);
+    expect_state(cs, &s, false);
 }
 
 Test(optim, steps) {
-    static const float taus[] = {0.996F, 1, 0.5F, 0};
+    static const float taus[] = {0.996F, -1, 0.5F, 1};
     for (size_t f = 0; f < OD_COUNT(families); f++) {
         od_device *device = od_test_device(families[f]);
+        const char *family = od_family_name(families[f]);
         od_cases *cs = od_cases_begin(device);
         for (size_t i = 0; i < OD_COUNT(sizes); i++) {
-            if (od_case(cs, "sgd family=%s n=%d", od_family_name(families[f]), sizes[i])) {
+            size_t n = (size_t)sizes[i];
+            float tau = taus[i % OD_COUNT(taus)];
+            if (od_case(cs, "sgd family=%s n=%zu tau=%g", family, n, tau)) {
                 od_case_aligned(cs, i % 2 == 0);
-                check_sgd(cs, device, (size_t)sizes[i]);
+                check_sgd(cs, device, n, tau);
             }
-            float tau = taus[i / 2 % OD_COUNT(taus)];
-            if (od_case(cs, "ema family=%s n=%d tau=%g", od_family_name(families[f]), sizes[i], tau)) {
+            for (int decoupled = 0; decoupled < 2; decoupled++)
+                if (od_case(cs, "%s family=%s n=%zu tau=%g", decoupled ? "adamw" : "adam", family, n, tau)) {
+                    od_case_aligned(cs, i % 2 == 0);
+                    check_adam(cs, device, n, tau, decoupled);
+                }
+            int gap = i % 2 == 0 ? (int)(16 - (n + 4) / 5 % 16) : 3; /* aligned tensors or not */
+            if (od_case(cs, "lars family=%s n=%zu tau=%g gap=%d", family, n, tau, gap)) {
                 od_case_aligned(cs, i % 2 == 0);
-                check_ema(cs, device, (size_t)sizes[i], tau);
+                check_lars(cs, device, n, tau, gap);
             }
         }
+        if (od_case(cs, "sgd target becomes the parameters family=%s", family))
+            check_sgd(cs, device, 1025, 0);
         od_cases_end(cs);
     }
 }
@@ -164,12 +253,13 @@ static void check_diagonal(od_cases *cs, od_device *device, int d) {
         identity[(size_t)i * (size_t)d + (size_t)i] = 1;
     od_span v = od_case_inout(cs, "v", zeros, n), m = od_case_inout(cs, "momentum", zeros, n);
     od_span dw = od_case_inout(cs, "dw", zeros, n), w = od_case_output(cs, "w", n);
+    const od_optim_range range = {.param = v, .momentum = m, .grad = dw, .count = n};
     od_case_ok(cs, od_offdiag_weight(device, w, v, d));
     od_case_expect_words(cs, w, identity);
     for (int step = 0; step < 7; step++) {
         OD_MUST(od_span_write(dw, od_case_normals(cs, n, (uint32_t)step), n));
         od_case_ok(cs, od_offdiag_mask(device, dw, d));
-        od_case_ok(cs, od_sgd_step(device, v, m, dw, n, 0.1F, 0.9F, 1e-2F));
+        od_case_ok(cs, od_sgd_step(device, &range, 0.1F, 0.9F, 1e-2F));
         od_case_ok(cs, od_offdiag_weight(device, w, v, d));
     }
     od_case_check(cs, all_diagonal(read_back(cs, w, n), d, 1.0F), "W's diagonal moved");

@@ -44,6 +44,7 @@ void od_param_from_stored(const od_param *param, float *arena, const float *stor
 typedef enum od_head_kind { OD_HEAD_NONE, OD_HEAD_OFFDIAG, OD_HEAD_LINEAR, OD_HEAD_MLP } od_head_kind;
 typedef enum od_method { OD_SIMSIAM, OD_BYOL } od_method;
 typedef enum od_loss_kind { OD_LOSS_COSINE, OD_LOSS_NORMALIZED } od_loss_kind;
+typedef enum od_optimizer { OD_SGD, OD_LARS, OD_ADAM, OD_ADAMW } od_optimizer;
 /* How a ResNet begins: a 3x3 convolution with padding 1, or 2 (solo-learn's), or 7x7 with stride 2 and max-pooling. */
 typedef enum od_stem { OD_STEM_CIFAR, OD_STEM_CIFAR_PAD2, OD_STEM_IMAGENET } od_stem;
 extern const char *const od_stem_names[]; /* in that order; NULL-terminated */
@@ -59,13 +60,15 @@ typedef struct od_model_config {
     od_head_kind head;
     od_method method;
     od_loss_kind loss;
+    od_optimizer optimizer;
     uint64_t seed;
 } od_model_config;
 
 extern const char *const od_head_names[]; /* in the order of od_head_kind, ends with NULL */
 bool od_head_parse(const char *text, od_head_kind *out);
 const char *od_head_name(od_head_kind head);
-extern const char *const od_encoder_names[]; /* NULL-terminated */
+extern const char *const od_optimizer_names[]; /* in the order of od_optimizer, ends with NULL */
+extern const char *const od_encoder_names[];   /* NULL-terminated */
 
 /* ---- the model -------------------------------------------------------------------------------------------------- */
 
@@ -91,6 +94,7 @@ size_t od_model_head_offset(const od_model *model); /* first float of the head i
 /* The arenas. target_*: BYOL only (else OD_NO_SPAN): encoder and projector, od_model_head_offset floats. */
 typedef struct od_model_arenas {
     od_span value, grad, momentum; /* (params.count) */
+    od_span second;                /* (params.count) Adam's mean of squares; else OD_NO_SPAN */
     od_span stats;                 /* (stats.count) */
     od_span target_value;          /* (head_offset) */
     od_span target_stats;          /* (stats.count); the head's part is unused */
@@ -108,13 +112,16 @@ od_status od_model_step(od_model *model, od_span loss, od_span x, int n, float s
 /* Projections z (2n, proj_dim) and head outputs p of the last od_model_step; valid until the next one. */
 od_span od_model_projection(const od_model *model);
 
-/* SGD on all parameters (head: head_lr, head_weight_decay), EMA of the target with tau (BYOL), then od_model_update. */
-typedef struct od_sgd_config {
-    float lr, momentum, weight_decay;
+/* A step of the optimiser on all parameters (the head at head_lr, head_weight_decay), which moves BYOL's target with
+ * tau in the same pass, then od_model_update. */
+typedef struct od_optim_rates {
+    float lr, momentum, weight_decay; /* momentum: Adam's beta1 */
     float head_lr, head_weight_decay;
     float ema_tau;
-} od_sgd_config;
-od_status od_model_sgd(od_model *model, const od_sgd_config *config);
+    float beta2, lars_eta; /* Adam; LARS */
+    uint64_t step;         /* steps done before this one */
+} od_optim_rates;
+od_status od_model_optimize(od_model *model, const od_optim_rates *rates);
 
 /* Evaluation mode: features (n, feature_dim) of images x (n, S, S, 4), any n; projections z (n, proj_dim) when not
  * OD_NO_SPAN. */

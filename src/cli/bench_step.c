@@ -75,14 +75,14 @@ static od_status prepare(step_bench *b, const step_args *a) {
 
 /* seconds (runs) of whole steps, each waited for. */
 static od_status measure(step_bench *b, const step_args *a, double *seconds) {
-    od_sgd_config sgd = {.lr = 0.05f, .momentum = 0.9f, .weight_decay = 1e-4f, .head_lr = 0.05f};
+    od_optim_rates sgd = {.lr = 0.05f, .momentum = 0.9f, .weight_decay = 1e-4f, .head_lr = 0.05f};
     od_status status = OD_OK;
     for (int i = -2; i < a->runs; i++) {
         if (i == 0)
             od_device_profile_reset(b->device);
         double start = od_now();
         if ((status = od_model_step(b->model, b->loss, b->x, a->batch, 1, false)) ||
-            (status = od_model_sgd(b->model, &sgd)) || (status = od_device_finish(b->device)))
+            (status = od_model_optimize(b->model, &sgd)) || (status = od_device_finish(b->device)))
             return status;
         if (i >= 0)
             seconds[i] = od_now() - start;

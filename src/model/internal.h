@@ -4,6 +4,7 @@
 
 #include "model/encoder.h"
 #include "model/head.h"
+#include "offdiag/ops/optim.h"
 
 /* Encoder and projector: what online and target have in common. */
 typedef struct od_branch {
@@ -23,6 +24,7 @@ struct od_model {
     od_branch online;
     od_branch target; /* BYOL */
     od_head head;
+    od_lars *lars[2]; /* LARS: encoder and projector; head, where it has tensors */
 
     /* the step's own tensors, rows = 2 max_n */
     od_span h, z, p;          /* of the last step: (rows, F), (rows, d), (rows, d); kept by the layers */
@@ -30,5 +32,9 @@ struct od_model {
     od_span p_hat, t_hat;     /* normalised loss: outputs after BN (rows, d) */
     od_span p_saved, t_saved; /* their statistics (2, 4, d) */
 };
+
+/* The optimiser's state beside the momentum; after the arenas. */
+od_status od_optimizer_create(od_model *model);
+void od_optimizer_destroy(od_model *model);
 
 #endif

@@ -9,7 +9,6 @@
 #include "model/params.h"
 #include "offdiag/ops/head.h"
 #include "offdiag/ops/norm.h"
-#include "offdiag/ops/optim.h"
 
 static bool is_byol(const od_model *m) {
     return m->config.method == OD_BYOL;
@@ -191,8 +190,8 @@ od_status od_model_create(od_device *device, const od_model_config *config, int 
         goto fail;
     if (is_byol(m) && (status = create_target(m)))
         goto fail;
-    if ((status = create_activations(m)) || (status = create_arenas(m)) || (status = create_step_tensors(m)) ||
-        (status = init_values(m)))
+    if ((status = create_activations(m)) || (status = create_arenas(m)) || (status = od_optimizer_create(m)) ||
+        (status = create_step_tensors(m)) || (status = init_values(m)))
         goto fail;
     *out = m;
     return OD_OK;
@@ -207,10 +206,12 @@ void od_model_destroy(od_model *m) {
     destroy_branch(&m->online);
     destroy_branch(&m->target);
     od_head_destroy(&m->head);
+    od_optimizer_destroy(m);
     od_arena_destroy(&m->arena);
     od_span owned[] = {m->arenas.value,
                        m->arenas.grad,
                        m->arenas.momentum,
+                       m->arenas.second,
                        m->arenas.stats,
                        m->arenas.target_value,
                        m->arenas.target_stats,
@@ -277,17 +278,4 @@ od_status od_model_update(od_model *m) {
     if (!status && is_byol(m))
         status = od_encoder_update(&m->target.encoder, &m->target.net);
     return status;
-}
-
-od_status od_model_sgd(od_model *m, const od_sgd_config *c) {
-    od_model_arenas *a = &m->arenas;
-    size_t head = m->head_offset, head_count = m->params.count - head;
-    od_status status =
-        od_sgd_step(m->device, a->value, a->momentum, a->grad, head, c->lr, c->momentum, c->weight_decay);
-    if (!status && head_count)
-        status = od_sgd_step(m->device, od_span_at(a->value, head), od_span_at(a->momentum, head),
-                             od_span_at(a->grad, head), head_count, c->head_lr, c->momentum, c->head_weight_decay);
-    if (!status && is_byol(m))
-        status = od_ema_step(m->device, a->target_value, a->value, head, c->ema_tau);
-    return status ? status : od_model_update(m);
 }

@@ -29,7 +29,7 @@ od_status od_trainer_flush_losses(od_trainer *t) {
         uint64_t step = p->step - (uint64_t)t->waiting + (uint64_t)i + 1;
         if (!isfinite(host[i]))
             return diverged(t, step, isnan(host[i]) ? "the loss became NaN" : "the loss became infinite");
-        od_sgd_config rates = od_schedule_at(&t->info.config, step - 1, t->total);
+        od_optim_rates rates = od_schedule_at(&t->info.config, step - 1, t->total);
         p->epoch_loss_sum += host[i];
         p->epoch_loss_count++;
         t->result->loss = host[i];

@@ -98,8 +98,9 @@ static od_status step(probe *p, int rows, float lr) {
         (status =
              od_linear_backward(p->device, OD_NO_SPAN, dw, dbias, p->dlogits, p->x, w, rows, p->d, p->classes, false)))
         return status;
-    return od_sgd_step(p->device, p->param, p->momentum, p->grad, param_count(p), lr, p->config->momentum,
-                       p->config->weight_decay);
+    const od_optim_range all = {
+        .param = p->param, .momentum = p->momentum, .grad = p->grad, .count = param_count(p)};
+    return od_sgd_step(p->device, &all, lr, p->config->momentum, p->config->weight_decay);
 }
 
 /* Train from zero on the rows ids (n) of f; *loss: the mean of the last epoch. */

@@ -43,8 +43,8 @@ static od_status train_step(od_trainer *t) {
             (status = od_model_step(t->model, loss, t->views.x, micro, 1.0f / (float)t->parts, part > 0)))
             return status;
     }
-    od_sgd_config rates = od_schedule_at(&t->info.config, p->step, t->total);
-    if ((status = od_model_sgd(t->model, &rates)))
+    od_optim_rates rates = od_schedule_at(&t->info.config, p->step, t->total);
+    if ((status = od_model_optimize(t->model, &rates)))
         return status;
     p->step++;
     t->waiting++;

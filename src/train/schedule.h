@@ -7,6 +7,6 @@
 /* Rates for step 0..total-1: linear warm-up (both), then the encoder's decays by a half cosine over the whole run while
  * the head's stays (solo-learn and SimSiam: a constant predictor rate). tau rises from ema to 1 by a half cosine
  * (BYOL). */
-od_sgd_config od_schedule_at(const od_train_config *config, uint64_t step, uint64_t total);
+od_optim_rates od_schedule_at(const od_train_config *config, uint64_t step, uint64_t total);
 
 #endif

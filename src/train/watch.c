@@ -42,7 +42,7 @@ void od_watch_start(od_trainer *t, double knn) {
         wrote(t, od_tensorboard_scalars(t->tensorboard, 0, scalars, 1));
 }
 
-void od_watch_step(od_trainer *t, uint64_t step, double loss, const od_sgd_config *rates) {
+void od_watch_step(od_trainer *t, uint64_t step, double loss, const od_optim_rates *rates) {
     const od_scalar scalars[] = {{"train/loss", loss}, {"train/lr", rates->lr}, {"train/head_lr", rates->head_lr}};
     if (t->tensorboard)
         wrote(t, od_tensorboard_scalars(t->tensorboard, step, scalars, sizeof scalars / sizeof *scalars));

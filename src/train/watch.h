@@ -9,7 +9,7 @@
 /* Opens the event file after the present step; a file that cannot be made is an error. */
 od_status od_watch_open(od_trainer *t);
 void od_watch_start(od_trainer *t, double knn);
-void od_watch_step(od_trainer *t, uint64_t step, double loss, const od_sgd_config *rates);
+void od_watch_step(od_trainer *t, uint64_t step, double loss, const od_optim_rates *rates);
 /* Both views of the first images of the last training step: before an evaluation overwrites them. */
 od_status od_watch_views(od_trainer *t);
 od_status od_watch_epoch(od_trainer *t, const od_epoch *epoch);

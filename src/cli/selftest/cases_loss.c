@@ -7,6 +7,7 @@
 #include "offdiag/ops/loss.h"
 #include "offdiag/ops/optim.h"
 #include "reference/loss_ref.h"
+#include "reference/optim_ref.h"
 
 /* Both views' rows, each compared with its partner's; the symmetrised half of the loss. */
 static void check_pair(od_check *k, bool cosine, int rows, int d) {
@@ -102,35 +103,89 @@ static void check_head(od_check *k, int d) {
         od_check_near(k, "norm", norm, norm_ref, 1e-5);
 }
 
-static void check_steps(od_check *k, size_t n) {
-    const float lr = 0.05f, mu = 0.9f, decay = 1e-2f, tau = 0.99f;
-    od_check_operation(k, "sgd_step");
-    od_check_case(k, "%zu elements", n);
-    float *p = od_check_normals(k, n, 0), *m = od_check_normals(k, n, 1), *g = od_check_normals(k, n, 2);
-    double *p_ref = od_check_alloc(k, n * sizeof *p_ref), *m_ref = od_check_alloc(k, n * sizeof *m_ref);
-    od_span ps = od_check_inout(k, p, n), ms = od_check_inout(k, m, n), gs = od_check_input(k, g, n);
-    if (!od_check_ready(k))
-        return;
-    for (size_t i = 0; i < n; i++) {
-        m_ref[i] = (double)mu * m[i] + g[i] + (double)decay * p[i];
-        p_ref[i] = p[i] - lr * m_ref[i];
-    }
-    if (od_check_ran(k, od_sgd_step(k->device, ps, ms, gs, n, lr, mu, decay))) {
-        od_check_near(k, "parameters", ps, p_ref, 1e-6);
-        od_check_near(k, "momentum", ms, m_ref, 1e-6);
-    }
+/* Three tensors with gaps, one of them without adaptation: offsets and sizes from n. */
+static void make_tensors(od_lars_tensor tensors[3], size_t n) {
+    size_t each = (n + 2) / 3;
+    for (size_t i = 0; i < 3; i++)
+        tensors[i] = (od_lars_tensor){.offset = i * (each + 3), .count = each, .adapt = i != 1, .decay = i != 1};
+}
 
-    od_check_operation(k, "ema_step");
+typedef struct step_case {
+    size_t n;
+    od_optim_range range;
+    float *g;
+    double *p, *m, *v, *target; /* the reference */
+} step_case;
+
+static double *widened(od_check *k, const float *x, size_t n) {
+    double *out = od_check_alloc(k, n * sizeof *out);
+    for (size_t i = 0; out && x && i < n; i++)
+        out[i] = x[i];
+    return out;
+}
+
+static bool make_step(od_check *k, step_case *c, const char *operation, size_t n) {
+    od_check_operation(k, operation);
     od_check_case(k, "%zu elements", n);
-    float *target = od_check_normals(k, n, 0), *online = od_check_normals(k, n, 1);
-    double *ref = od_check_alloc(k, n * sizeof *ref);
-    od_span targets = od_check_inout(k, target, n), onlines = od_check_input(k, online, n);
-    if (!od_check_ready(k))
-        return;
-    for (size_t i = 0; i < n; i++)
-        ref[i] = (double)tau * target[i] + (1 - (double)tau) * online[i];
-    if (od_check_ran(k, od_ema_step(k->device, targets, onlines, n, tau)))
-        od_check_near(k, "target", targets, ref, 1e-6);
+    float *p = od_check_normals(k, n, 0), *m = od_check_normals(k, n, 1), *target = od_check_normals(k, n, 3);
+    float *zeros = od_check_alloc(k, n * sizeof *zeros);
+    c->n = n;
+    c->g = od_check_normals(k, n, 2);
+    c->p = widened(k, p, n);
+    c->m = widened(k, m, n);
+    c->target = widened(k, target, n);
+    c->v = od_check_alloc(k, n * sizeof *c->v);
+    c->range = (od_optim_range){.param = od_check_inout(k, p, n),
+                                .momentum = od_check_inout(k, m, n),
+                                .grad = od_check_input(k, c->g, n),
+                                .second = od_check_inout(k, zeros, n),
+                                .target = od_check_inout(k, target, n),
+                                .count = n,
+                                .tau = 0.99f};
+    return od_check_ready(k);
+}
+
+static void check_step(od_check *k, const step_case *c) {
+    od_check_near(k, "parameters", c->range.param, c->p, 2e-6);
+    od_check_near(k, "momentum", c->range.momentum, c->m, 2e-6);
+    od_check_near(k, "target", c->range.target, c->target, 2e-6);
+}
+
+static void check_steps(od_check *k, size_t n) {
+    const float lr = 0.05f, mu = 0.9f, decay = 1e-2f, eta = 0.02f;
+    const double betas[2] = {0.9f, 0.999f};
+    od_lars_tensor tensors[3];
+    step_case c;
+    make_tensors(tensors, n);
+    if (make_step(k, &c, "sgd_step", n)) {
+        optim_ref_sgd(c.p, c.m, c.g, n, lr, mu, decay);
+        optim_ref_average(c.target, c.p, n, c.range.tau);
+        if (od_check_ran(k, od_sgd_step(k->device, &c.range, lr, mu, decay)))
+            check_step(k, &c);
+    }
+    if (make_step(k, &c, "adam_step", n)) {
+        const od_adam_rates rates = {lr, (float)betas[0], (float)betas[1], 1e-8f, decay, true, 3};
+        optim_ref_adam(c.p, c.m, c.v, c.g, n, lr, betas, decay, true, 3);
+        optim_ref_average(c.target, c.p, n, c.range.tau);
+        if (od_check_ran(k, od_adam_step(k->device, &c.range, &rates))) {
+            check_step(k, &c);
+            od_check_near(k, "second moment", c.range.second, c.v, 2e-6);
+        }
+    }
+    size_t end = tensors[2].offset + tensors[2].count;
+    if (make_step(k, &c, "lars_step", end)) {
+        od_lars *lars = NULL;
+        for (int i = 0; i < 3; i++) {
+            const od_lars_tensor *t = &tensors[i];
+            optim_ref_lars(c.p + t->offset, c.m + t->offset, c.g + t->offset, t->count, lr, mu, decay, eta, t->adapt,
+                           t->decay);
+            optim_ref_average(c.target + t->offset, c.p + t->offset, t->count, c.range.tau);
+        }
+        if (od_check_ran(k, od_lars_create(k->device, tensors, 3, &lars)) &&
+            od_check_ran(k, od_lars_step(lars, &c.range, lr, mu, decay, eta)))
+            check_step(k, &c);
+        od_lars_destroy(lars);
+    }
 }
 
 /* What the host draws: the same bits, but for logarithm and cosine. */
