@@ -162,14 +162,27 @@ typedef struct od_arg {
 #define OD_F32(v)       ((od_arg){.kind = OD_ARG_SCALAR, .size = 4, .value.f32 = (v)})
 #define OD_LOCAL(bytes) ((od_arg){.kind = OD_ARG_LOCAL, .size = (bytes)})
 
+/* What a launch does, for figures of speed: the floating-point operations it makes (those of a Winograd convolution
+ * itself, not of the sum it stands for), and the bytes of each tensor it reads and of each it writes, once. Zeros: not
+ * told. */
+typedef struct od_work {
+    double flop, bytes;
+} od_work;
+
 /* Work-items: global is rounded UP to a multiple of local (kernels test their bounds, uniformly around barriers);
  * local 0: one work-group dimension left to the driver. A zero in global: nothing runs, OD_OK. */
 typedef struct od_range {
     size_t global[3], local[3];
+    od_work work;
 } od_range;
 #define OD_RANGE1(g, l)                   ((od_range){{(g), 1, 1}, {(l), 1, 1}})
 #define OD_RANGE2(g0, g1, l0, l1)         ((od_range){{(g0), (g1), 1}, {(l0), (l1), 1}})
 #define OD_RANGE3(g0, g1, g2, l0, l1, l2) ((od_range){{(g0), (g1), (g2)}, {(l0), (l1), (l2)}})
+/* The same launch, with its work told: OD_LAUNCH(kernel, od_range_work(OD_RANGE1(n, 64), 2.0 * n, 12.0 * n), ...). */
+static inline od_range od_range_work(od_range range, double flop, double bytes) {
+    range.work = (od_work){flop, bytes};
+    return range;
+}
 
 /* Enqueue. The message of a failure names kernel, device, sizes and the CL error. */
 od_status od_launch(od_kernel *kernel, od_range range, const od_arg *args, size_t arg_count);
@@ -182,12 +195,20 @@ typedef struct od_profile_row {
     char kernel[96]; /* "program:kernel", with the options that tell variants apart */
     uint64_t launches;
     double seconds; /* on the device */
+    od_work work;   /* of all launches; zeros where they don't tell it */
 } od_profile_row;
 
 /* Rows by time, largest first, since the last reset; malloc'd. Empty unless the device was opened with profile. Waits.
  */
 od_status od_device_profile(od_device *device, od_profile_row **rows, size_t *count);
 void od_device_profile_reset(od_device *device);
+
+/* Without profiling too: what was launched since the last reset. */
+typedef struct od_work_done {
+    od_work work; /* of those launches that tell it */
+    uint64_t launches, untold;
+} od_work_done;
+od_work_done od_device_work(const od_device *device);
 
 /* What start-up cost so far: programs built from source, loaded from the cache, and seconds spent on both. */
 typedef struct od_build_stats {

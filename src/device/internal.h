@@ -58,6 +58,7 @@ typedef struct od_program {
 typedef struct od_pending {
     cl_event event;
     od_kernel *kernel;
+    od_work work;
 } od_pending;
 
 struct od_device {
@@ -75,6 +76,7 @@ struct od_device {
     od_kernel *kernels[OD_KERNEL_SLOTS];
     od_pending pending[OD_PROFILE_PENDING]; /* launches whose time is not read yet */
     size_t pending_count;
+    od_work_done work; /* since the last reset of the profile */
     od_build_stats stats;
 };
 
@@ -93,7 +95,8 @@ struct od_kernel {
     uint64_t local_bytes;
     unsigned parameter_count;
     od_parameter *parameters;
-    uint64_t launches, nanoseconds; /* of profiling */
+    uint64_t launches, nanoseconds; /* of profiling, and their work */
+    od_work work;
 };
 
 void od_pool_empty(od_device *device); /* give idle buffers back to the driver */
@@ -107,8 +110,11 @@ od_status od_program_get(od_device *device, const char *name, const char *option
 void od_programs_release(od_device *device); /* after saving what is not in the binary cache yet */
 void od_kernels_release(od_device *device);
 
-void od_profile_add(od_device *device, od_kernel *kernel, cl_event event); /* takes over the event */
-od_status od_profile_collect(od_device *device);                           /* waits for the pending launches */
+void od_work_add(od_work *sum, od_work work);
+void od_work_count(od_device *device, od_work work); /* one launch */
+/* Takes over the event. */
+void od_profile_add(od_device *device, od_kernel *kernel, od_work work, cl_event event);
+od_status od_profile_collect(od_device *device); /* waits for the pending launches */
 
 /* ---- binary cache: none of it ever fails the caller ---------------------------------------------------------------
  */

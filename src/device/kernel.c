@@ -263,7 +263,8 @@ od_status od_launch(od_kernel *k, od_range range, const od_arg *args, size_t arg
                           range.global[0], range.global[1], range.global[2], range.local[0], range.local[1],
                           range.local[2]);
     if (event)
-        od_profile_add(device, k, event);
+        od_profile_add(device, k, range.work, event);
+    od_work_count(device, range.work);
     od_device_enqueued(device);
     return OD_OK;
 }

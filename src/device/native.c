@@ -10,6 +10,7 @@ void *od_native_buffer(const od_buffer *buffer) {
     return od_buffer_mem(buffer);
 }
 
-void od_native_enqueued(od_device *device) {
+void od_native_enqueued(od_device *device, od_work work) {
+    od_work_count(device, work);
     od_device_enqueued(device);
 }

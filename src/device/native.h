@@ -7,6 +7,7 @@
 
 void *od_native_queue(od_device *device);        /* cl_command_queue */
 void *od_native_buffer(const od_buffer *buffer); /* cl_mem */
-void od_native_enqueued(od_device *device);      /* tell the device that a command was enqueued behind its back */
+/* Tell the device that a command was enqueued behind its back, and what it does. */
+void od_native_enqueued(od_device *device, od_work work);
 
 #endif

@@ -1,9 +1,24 @@
-/* Times per kernel, from the events of launches; only for a device opened with profiling. */
+/* Times per kernel, from the events of launches, for a device opened with profiling; the work of launches for any. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "device/internal.h"
+
+void od_work_add(od_work *sum, od_work work) {
+    sum->flop += work.flop;
+    sum->bytes += work.bytes;
+}
+
+void od_work_count(od_device *device, od_work work) {
+    od_work_add(&device->work.work, work);
+    device->work.launches++;
+    device->work.untold += work.bytes == 0;
+}
+
+od_work_done od_device_work(const od_device *device) {
+    return device->work;
+}
 
 static void release_events(od_device *device) {
     for (size_t i = 0; i < device->pending_count; i++)
@@ -24,16 +39,17 @@ od_status od_profile_collect(od_device *device) {
             event_time(device->pending[i].event, CL_PROFILING_COMMAND_END, &end) && end >= begin) {
             kernel->launches++;
             kernel->nanoseconds += end - begin;
+            od_work_add(&kernel->work, device->pending[i].work);
         }
     }
     release_events(device); /* a table of unreleased events slows some drivers down */
     return status;
 }
 
-void od_profile_add(od_device *device, od_kernel *kernel, cl_event event) {
+void od_profile_add(od_device *device, od_kernel *kernel, od_work work, cl_event event) {
     if (device->pending_count == OD_PROFILE_PENDING)
         (void)od_profile_collect(device); /* an error comes back with the next command */
-    device->pending[device->pending_count++] = (od_pending){event, kernel};
+    device->pending[device->pending_count++] = (od_pending){event, kernel, work};
 }
 
 static int by_time(const void *a, const void *b) {
@@ -64,7 +80,8 @@ od_status od_device_profile(od_device *device, od_profile_row **rows, size_t *co
             (void)snprintf(list[n].kernel, sizeof list[n].kernel, "%s:%s%s%s", k->program, k->name,
                            k->options[0] ? " " : "", k->options);
             list[n].launches = k->launches;
-            list[n++].seconds = (double)k->nanoseconds * 1e-9;
+            list[n].seconds = (double)k->nanoseconds * 1e-9;
+            list[n++].work = k->work;
         }
     qsort(list, n, sizeof *list, by_time);
     *rows = list;
@@ -75,6 +92,9 @@ od_status od_device_profile(od_device *device, od_profile_row **rows, size_t *co
 void od_device_profile_reset(od_device *device) {
     release_events(device);
     for (int slot = 0; slot < OD_KERNEL_SLOTS; slot++)
-        for (od_kernel *k = device->kernels[slot]; k; k = k->next)
+        for (od_kernel *k = device->kernels[slot]; k; k = k->next) {
             k->launches = k->nanoseconds = 0;
+            k->work = (od_work){0};
+        }
+    device->work = (od_work_done){0};
 }

@@ -122,15 +122,23 @@ od_status od_gemm_variant(od_device *device, const char *variant, const od_gemm_
 
 /* ---- ref, and sums over slices of k ----------------------------------------------------------------------------- */
 
+od_work od_gemm_work(const od_gemm_call *call, int slices) {
+    const double m = call->shape.m, n = call->shape.n, k = call->shape.k;
+    const double results = slices > 1 ? slices : call->beta == 0.0f ? 1 : 2; /* of C's size, read or written */
+    return (od_work){2 * m * n * k, sizeof(float) * (m * k + k * n + results * m * n)};
+}
+
 od_status od_gemm_ref(od_device *device, const od_gemm_call *call) {
     const od_gemm_shape *s = &call->shape;
     od_kernel *kernel;
     od_status status = od_kernel_get(device, "gemm_ref", "", "gemm_ref", &kernel);
     if (status != OD_OK)
         return status;
-    return OD_LAUNCH(kernel, OD_RANGE2(s->n, s->m, 0, 0), OD_SPAN(call->c), OD_SPAN(call->a), OD_SPAN(call->b),
-                     OD_I32(s->m), OD_I32(s->n), OD_I32(s->k), OD_U64(s->lda), OD_U64(s->ldb), OD_U64(s->ldc),
-                     OD_I32(s->trans_a), OD_I32(s->trans_b), OD_F32(call->alpha), OD_F32(call->beta));
+    od_range range = OD_RANGE2(s->n, s->m, 0, 0);
+    range.work = od_gemm_work(call, 1);
+    return OD_LAUNCH(kernel, range, OD_SPAN(call->c), OD_SPAN(call->a), OD_SPAN(call->b), OD_I32(s->m), OD_I32(s->n),
+                     OD_I32(s->k), OD_U64(s->lda), OD_U64(s->ldb), OD_U64(s->ldc), OD_I32(s->trans_a),
+                     OD_I32(s->trans_b), OD_F32(call->alpha), OD_F32(call->beta));
 }
 
 enum { WORKSPACE_ELEMENTS = 8 << 20 };
@@ -163,10 +171,12 @@ od_status od_gemm_slices_end(od_device *device, const od_gemm_call *call, od_gem
     const od_gemm_shape *s = &call->shape;
     od_kernel *kernel;
     od_status status = od_kernel_get(device, "gemm_ref", "", "gemm_sum_slices", &kernel);
+    const double elements = (double)s->m * s->n, moved = slices->count + (call->beta == 0.0f ? 1 : 2);
+    const od_range range =
+        od_range_work(OD_RANGE2(s->n, s->m, 0, 0), slices->count * elements, sizeof(float) * moved * elements);
     if (status == OD_OK)
-        status = OD_LAUNCH(kernel, OD_RANGE2(s->n, s->m, 0, 0), OD_SPAN(call->c), OD_SPAN(slices->out),
-                           OD_I32(slices->count), OD_I32(s->m), OD_I32(s->n), OD_U64(s->ldc), OD_F32(call->alpha),
-                           OD_F32(call->beta));
+        status = OD_LAUNCH(kernel, range, OD_SPAN(call->c), OD_SPAN(slices->out), OD_I32(slices->count), OD_I32(s->m),
+                           OD_I32(s->n), OD_U64(s->ldc), OD_F32(call->alpha), OD_F32(call->beta));
     od_buffer_release(slices->parts);
     slices->parts = NULL;
     return status;

@@ -46,7 +46,7 @@ od_status od_gemm_clblast(od_device *device, const od_gemm_call *call) {
     if (code != CLBlastSuccess)
         return od_fail(OD_ERR_DEVICE, "CLBlast: sgemm m %d, n %d, k %d failed with status %d on %s", s->m, s->n, s->k,
                        (int)code, od_device_get_info(device)->name);
-    od_native_enqueued(device);
+    od_native_enqueued(device, od_gemm_work(call, 1));
     return OD_OK;
 }
 

@@ -74,10 +74,12 @@ od_status od_gemm_cpu(od_device *device, const od_gemm_call *call) {
                                   2 * tiles[t].k_chunk, &slices);
     if (status != OD_OK)
         return status;
-    status = OD_LAUNCH(kernel, OD_RANGE3(panels, blocks, slices.count, 1, 1, 1), OD_SPAN(slices.out), OD_SPAN(call->a),
-                       OD_SPAN(call->b), OD_I32(s->m), OD_I32(s->n), OD_I32(s->k), OD_U64(s->lda), OD_U64(s->ldb),
-                       OD_U64(slices.ldc), OD_F32(slices.alpha), OD_F32(slices.beta), OD_I32(block_rows),
-                       OD_I32(slices.slice_k), OD_U64(slices.stride));
+    od_range range = OD_RANGE3(panels, blocks, slices.count, 1, 1, 1);
+    range.work = od_gemm_work(call, slices.count);
+    status =
+        OD_LAUNCH(kernel, range, OD_SPAN(slices.out), OD_SPAN(call->a), OD_SPAN(call->b), OD_I32(s->m), OD_I32(s->n),
+                  OD_I32(s->k), OD_U64(s->lda), OD_U64(s->ldb), OD_U64(slices.ldc), OD_F32(slices.alpha),
+                  OD_F32(slices.beta), OD_I32(block_rows), OD_I32(slices.slice_k), OD_U64(slices.stride));
     const od_status end = status == OD_OK ? od_gemm_slices_end(device, call, &slices) : status;
     if (status != OD_OK)
         od_buffer_release(slices.parts);

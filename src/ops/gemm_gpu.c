@@ -62,10 +62,11 @@ od_status od_gemm_gpu(od_device *device, const od_gemm_call *call) {
         return status;
     const size_t x = (size_t)(tile->tile_n / tile->item_n), y = (size_t)(tile->tile_m / tile->item_m);
     const size_t tiles_n = (size_t)ceil_div(s->n, tile->tile_n), tiles_m = (size_t)ceil_div(s->m, tile->tile_m);
-    status = OD_LAUNCH(kernel, OD_RANGE3(tiles_n * x, tiles_m * y, slices.count, x, y, 1), OD_SPAN(slices.out),
-                       OD_SPAN(call->a), OD_SPAN(call->b), OD_I32(s->m), OD_I32(s->n), OD_I32(s->k), OD_U64(s->lda),
-                       OD_U64(s->ldb), OD_U64(slices.ldc), OD_F32(slices.alpha), OD_F32(slices.beta),
-                       OD_I32(slices.slice_k), OD_U64(slices.stride));
+    od_range range = OD_RANGE3(tiles_n * x, tiles_m * y, slices.count, x, y, 1);
+    range.work = od_gemm_work(call, slices.count);
+    status = OD_LAUNCH(kernel, range, OD_SPAN(slices.out), OD_SPAN(call->a), OD_SPAN(call->b), OD_I32(s->m),
+                       OD_I32(s->n), OD_I32(s->k), OD_U64(s->lda), OD_U64(s->ldb), OD_U64(slices.ldc),
+                       OD_F32(slices.alpha), OD_F32(slices.beta), OD_I32(slices.slice_k), OD_U64(slices.stride));
     const od_status end = status == OD_OK ? od_gemm_slices_end(device, call, &slices) : status;
     if (status != OD_OK)
         od_buffer_release(slices.parts);

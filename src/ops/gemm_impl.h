@@ -13,6 +13,9 @@ typedef struct od_gemm_call {
 
 typedef od_status (*od_gemm_fn)(od_device *device, const od_gemm_call *call);
 
+/* For profiles: a product whose result is C, or the parts of so many slices of k. */
+od_work od_gemm_work(const od_gemm_call *call, int slices);
+
 od_status od_gemm_ref(od_device *device, const od_gemm_call *call);
 od_status od_gemm_cpu(od_device *device, const od_gemm_call *call);
 od_status od_gemm_gpu(od_device *device, const od_gemm_call *call);

@@ -10,8 +10,10 @@ od_status od_bias_add(od_device *device, od_span y, od_span bias, int rows, int 
     od_status status = od_kernel_get(device, "linear", "", "bias_add", &kernel);
     if (status != OD_OK)
         return status;
-    return OD_LAUNCH(kernel, OD_RANGE2(c, ((size_t)rows + ROWS_EACH - 1) / ROWS_EACH, 0, 0), OD_SPAN(y), OD_SPAN(bias),
-                     OD_U64((uint64_t)rows), OD_I32(c), OD_I32(ROWS_EACH));
+    const double elements = (double)rows * c;
+    const od_range range = od_range_work(OD_RANGE2(c, ((size_t)rows + ROWS_EACH - 1) / ROWS_EACH, 0, 0), elements,
+                                         sizeof(float) * (2 * elements + c));
+    return OD_LAUNCH(kernel, range, OD_SPAN(y), OD_SPAN(bias), OD_U64((uint64_t)rows), OD_I32(c), OD_I32(ROWS_EACH));
 }
 
 od_status od_linear_forward(od_device *device, od_span y, od_span x, od_span w, od_span bias, int rows, int in,

@@ -10,6 +10,7 @@ static od_status pair_loss(od_device *device, const char *name, od_span loss, od
                            bool accumulate) {
     /* Rows of an odd width are not aligned. */
     od_team team = OD_TEAM_OF(device, name, dp, dt, p, target, (od_span){NULL, (size_t)d});
+    team.work = (od_work){10.0 * rows * d, 12.0 * rows * d}; /* operations: about */
     int partner = (shift % rows + rows) % rows;
     od_span values; // (rows)
     od_status status = od_span_create(device, (size_t)rows, &values);

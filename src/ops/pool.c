@@ -31,7 +31,9 @@ od_status od_avgpool_forward(od_device *device, od_span y, od_span x, int n, int
         status = od_kernel_get(device, "pool", "", "avgpool_forward", &kernel);
     if (status != OD_OK)
         return status;
-    return OD_LAUNCH(kernel, range_over(c, (size_t)n, 1), OD_SPAN(y), OD_SPAN(x), OD_I32(h * w), OD_I32(c));
+    const double results = (double)n * c, elements = results * h * w;
+    const od_range range = od_range_work(range_over(c, (size_t)n, 1), elements, sizeof(float) * (elements + results));
+    return OD_LAUNCH(kernel, range, OD_SPAN(y), OD_SPAN(x), OD_I32(h * w), OD_I32(c));
 }
 
 od_status od_avgpool_backward(od_device *device, od_span dx, od_span dy, int n, int h, int w, int c) {
@@ -41,7 +43,9 @@ od_status od_avgpool_backward(od_device *device, od_span dx, od_span dy, int n, 
         status = od_kernel_get(device, "pool", "", "avgpool_backward", &kernel);
     if (status != OD_OK)
         return status;
-    return OD_LAUNCH(kernel, range_over(c, (size_t)n, 1), OD_SPAN(dx), OD_SPAN(dy), OD_I32(h * w), OD_I32(c));
+    const double results = (double)n * c, elements = results * h * w;
+    const od_range range = od_range_work(range_over(c, (size_t)n, 1), results, sizeof(float) * (elements + results));
+    return OD_LAUNCH(kernel, range, OD_SPAN(dx), OD_SPAN(dy), OD_I32(h * w), OD_I32(c));
 }
 
 /* The output's size; each window must hold at least one pixel that is no padding. */

@@ -7,6 +7,7 @@
 od_status od_sum_partials(od_device *device, od_span out, od_span partials, size_t count, float factor,
                           bool accumulate) {
     od_team team = OD_TEAM_OF(device, "sum_partials", partials);
+    team.work = (od_work){(double)count, 4.0 * (double)count};
     return OD_TEAM_LAUNCH(device, &team, "reduce", "sum_partials", 1, OD_SPAN(out), OD_SPAN(partials), OD_U64(count),
                           OD_F32(factor), OD_I32(accumulate));
 }
@@ -15,6 +16,7 @@ od_status od_sum_partials(od_device *device, od_span out, od_span partials, size
  */
 static od_status reduce(od_device *device, const char *kernel, od_span out, od_span x, size_t count) {
     od_team team = OD_TEAM_OF(device, kernel, x);
+    team.work = (od_work){(double)count, 4.0 * (double)count};
     size_t block = team.block * od_ceil_div(od_ceil_div(count, team.block), 16384);
     size_t blocks = count ? od_ceil_div(count, block) : 0;
     od_span partial;
@@ -54,11 +56,14 @@ od_status od_column_sum(od_device *device, od_span out, od_span x, size_t rows, 
         status = od_span_create(device, (columns.chunks ? columns.chunks : 1) * (size_t)c, &partial);
     if (status)
         return status;
-    status = OD_LAUNCH(chunks, od_columns_range(&columns, c, 1), OD_SPAN(partial), OD_SPAN(x), OD_U64(rows),
-                       OD_U32((uint32_t)c), OD_U32((uint32_t)columns.chunk_rows));
+    const double elements = (double)rows * c, partials = (double)columns.chunks * c;
+    od_range range = od_range_work(od_columns_range(&columns, c, 1), elements, sizeof(float) * (elements + partials));
+    status = OD_LAUNCH(chunks, range, OD_SPAN(partial), OD_SPAN(x), OD_U64(rows), OD_U32((uint32_t)c),
+                       OD_U32((uint32_t)columns.chunk_rows));
+    range = od_range_work(od_columns_finish_range(&columns, c), partials, sizeof(float) * (partials + c));
     if (!status)
-        status = OD_LAUNCH(finish, od_columns_finish_range(&columns, c), OD_SPAN(out), OD_SPAN(partial),
-                           OD_U64(columns.chunks), OD_U32((uint32_t)c), OD_I32(accumulate));
+        status = OD_LAUNCH(finish, range, OD_SPAN(out), OD_SPAN(partial), OD_U64(columns.chunks), OD_U32((uint32_t)c),
+                           OD_I32(accumulate));
     od_buffer_release(partial.buffer);
     return status;
 }

@@ -32,10 +32,10 @@ static bool narrow(const od_device *device, const void *shape, const char **why)
 }
 
 /* A CPU core takes 64 KiB of each tensor with the widest vectors; narrower registers split them. */
-static const od_team team_cpu = {"-DV=16", 1, 16384};
-static const od_team team_gpu_4 = {"-DV=4 -DALIGNED -DTEAM=256", 256, 4096};
-static const od_team team_gpu = {"-DV=1 -DTEAM=256", 256, 4096};
-static const od_team team_ref = {"-DV=1", 1, 1024};
+static const od_team team_cpu = {"-DV=16", 1, 16384, {0}};
+static const od_team team_gpu_4 = {"-DV=4 -DALIGNED -DTEAM=256", 256, 4096, {0}};
+static const od_team team_gpu = {"-DV=1 -DTEAM=256", 256, 4096, {0}};
+static const od_team team_ref = {"-DV=1", 1, 1024, {0}};
 
 od_team od_team_choose(const od_device *device, const char *operation, const od_span *spans, size_t span_count) {
     static const od_variant variants[] = {
@@ -49,7 +49,7 @@ od_team od_team_choose(const od_device *device, const char *operation, const od_
 }
 
 od_team od_team_scalar(const od_device *device, const char *operation) {
-    static const od_team scalar_gpu = {"-DV=1 -DTEAM=64", 64, 4096};
+    static const od_team scalar_gpu = {"-DV=1 -DTEAM=64", 64, 4096, {0}};
     static const od_variant variants[] = {
         {"gpu", OD_FAMILY_GPU, NULL, &scalar_gpu},
         {"ref", OD_FAMILY_REF, NULL, &team_ref},
@@ -61,7 +61,9 @@ od_status od_team_launch(od_device *device, const od_team *team, const char *pro
                          const od_arg *args, size_t arg_count) {
     od_kernel *kernel;
     od_status status = od_kernel_get(device, program, team->options, name, &kernel);
-    return status ? status : od_launch(kernel, OD_RANGE1(groups * team->size, team->size), args, arg_count);
+    od_range range = OD_RANGE1(groups * team->size, team->size);
+    range.work = team->work;
+    return status ? status : od_launch(kernel, range, args, arg_count);
 }
 
 /* Without the chunks, which depend on the shape. */

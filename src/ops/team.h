@@ -11,6 +11,7 @@ typedef struct od_team {
     const char *options;
     size_t size;
     size_t block; /* elements a work-group takes; a multiple of size * V */
+    od_work work; /* of a launch, where the operation tells it */
 } od_team;
 
 /* For an element-wise operation on these tensors (their offsets decide on aligned vectors). */
