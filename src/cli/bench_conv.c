@@ -1,15 +1,14 @@
 /* offdiag bench conv: the convolutions of ResNet-18 (CIFAR stem, 32x32 images), each pass of each. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/options.h"
 #include "cli/bench.h"
 #include "offdiag/ops/conv.h"
 #include "offdiag/ops/optim.h"
 #include "ops/conv_impl.h"
-#include "train/progress.h"
 
 typedef struct conv_args {
     int width, batch, runs, kernels, winograd;
@@ -59,11 +58,6 @@ typedef struct layer {
     od_span x, y, w, dx, dy, dw;
 } layer;
 
-static int by_value(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static void release_layer(layer *l) {
     od_conv_destroy(l->conv);
     const od_span spans[] = {l->x, l->y, l->w, l->dx, l->dy, l->dw};
@@ -110,17 +104,15 @@ static od_status run_pass(layer *l, unsigned pass, int n) {
 
 /* Wall clock; or this process's processor time, shared out evenly over the units of a CPU device. */
 static double now(const od_device *device, bool cpu_time) {
-    struct timespec t;
-    if (!cpu_time)
-        return od_now();
-    (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return ((double)t.tv_sec + 1e-9 * (double)t.tv_nsec) / od_device_get_info(device)->compute_units;
+    return cpu_time ? od_cpu_now() / od_device_get_info(device)->compute_units : od_now();
 }
 
 /* seconds: the median of the runs. times (runs) is scratch. */
 static od_status time_pass(od_device *device, layer *l, unsigned pass, const conv_args *a, double *times,
                            double *seconds) {
     for (int r = -1; r < a->runs; r++) {
+        if (r == 0)
+            od_device_profile_reset(device);
         const double start = now(device, a->cpu_time);
         od_status status = run_pass(l, pass, a->batch);
         if (status || (status = od_device_finish(device)))
@@ -128,12 +120,12 @@ static od_status time_pass(od_device *device, layer *l, unsigned pass, const con
         if (r >= 0)
             times[r] = now(device, a->cpu_time) - start;
     }
-    qsort(times, (size_t)a->runs, sizeof *times, by_value);
-    *seconds = times[a->runs / 2];
+    *seconds = od_bench_median(times, a->runs);
     return OD_OK;
 }
 
-static od_status bench_layer(od_device *device, layer *l, const conv_args *a, double *times, json_t *list) {
+static od_status bench_layer(od_device *device, layer *l, const conv_args *a, const od_limits *limits, double *times,
+                             json_t *list) {
     const od_conv_shape *s = &l->shape;
     char shape[96];
     snprintf(shape, sizeof shape, "n=%d %dx%d c=%d,%d k=%dx%d s=%d", a->batch, s->h, s->w, s->c_in, s->c_out,
@@ -143,14 +135,15 @@ static od_status bench_layer(od_device *device, layer *l, const conv_args *a, do
         od_status status = time_pass(device, l, passes[i].flag, a, times, &seconds);
         if (status)
             return status;
-        const double rate = od_conv_flop(s, a->batch) / seconds / 1e9;
-        const char *variant = od_conv_variant(l->conv, passes[i].flag);
-        if (!a->json)
-            printf("%-22s %-36s %-18s %10.3f ms %8.1f GFLOP/s\n", passes[i].op, shape, variant, 1e3 * seconds, rate);
-        json_t *row = json_pack("{s:s, s:s, s:s, s:f, s:f}", "op", passes[i].op, "shape", shape, "variant", variant,
-                                "seconds", seconds, "gflop_per_s", rate);
-        if (!row || json_array_append_new(list, row) != 0)
-            return od_fail(OD_ERR_MEMORY, "no memory for a JSON row");
+        const od_work done = od_device_work(device).work;
+        const od_bench_row row = {.op = passes[i].op,
+                                  .shape = shape,
+                                  .variant = od_conv_variant(l->conv, passes[i].flag),
+                                  .seconds = seconds,
+                                  .flop = od_conv_flop(s, a->batch),
+                                  .work = {done.flop / a->runs, done.bytes / a->runs}};
+        if ((status = od_bench_add_row(list, !a->json, limits, &row)))
+            return status;
     }
     return OD_OK;
 }
@@ -158,21 +151,21 @@ static od_status bench_layer(od_device *device, layer *l, const conv_args *a, do
 static od_status run_bench(const conv_args *a, double *times, json_t *list) {
     od_device_options options = {.family = (od_family)a->kernels};
     od_device *device = NULL;
+    od_limits limits;
     od_conv_winograd_mode = (od_conv_winograd_use)a->winograd;
-    od_status status = od_device_open(a->device, &options, &device);
+    od_status status = od_bench_limits(a->device, !a->json, &limits);
+    if (!status)
+        status = od_device_open(a->device, &options, &device);
     for (int i = 0; i < LAYERS && !status; i++) {
         layer l = {0};
         status = create_layer(device, &l, i, a);
         if (!status)
-            status = bench_layer(device, &l, a, times, list);
+            status = bench_layer(device, &l, a, &limits, times, list);
         release_layer(&l);
     }
-    if (!status && a->json) {
-        json_t *document =
-            json_pack("{s:s, s:i, s:O}", "device", od_device_get_info(device)->name, "batch", a->batch, "rows", list);
-        status = document ? od_json_print(document) : od_fail(OD_ERR_MEMORY, "no memory for a JSON document");
-        json_decref(document);
-    }
+    if (!status && a->json)
+        status = od_bench_print_rows(
+            json_pack("{s:s, s:i}", "device", od_device_get_info(device)->name, "batch", a->batch), &limits, list);
     od_device_close(device);
     return status;
 }

@@ -3,13 +3,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/options.h"
 #include "cli/bench.h"
 #include "offdiag/ops/gemm.h"
 #include "offdiag/ops/knn.h"
 #include "offdiag/ops/optim.h"
-#include "train/progress.h"
 
 typedef struct gemm_args {
     int runs, variant;
@@ -47,24 +47,17 @@ enum { PRODUCTS = sizeof products / sizeof products[0], LARGEST = 512 * 4096 };
 typedef struct gemm_bench {
     od_device *device;
     od_span a, b, c; /* LARGEST each */
+    od_limits limits;
     json_t *rows;
     const gemm_args *args;
 } gemm_bench;
 
-static int by_value(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
+/* The work is that of `runs` runs since the device's last reset. */
 static od_status add_row(gemm_bench *bench, const char *op, const char *shape, const char *variant, double seconds,
-                         double flop) {
-    const double rate = flop / seconds / 1e9;
-    if (!bench->args->json)
-        printf("%-24s %-32s %-8s %10.1f us %8.1f GFLOP/s\n", op, shape, variant, 1e6 * seconds, rate);
-    json_t *row = json_pack("{s:s, s:s, s:s, s:f, s:f}", "op", op, "shape", shape, "variant", variant, "seconds",
-                            seconds, "gflop_per_s", rate);
-    return row && json_array_append_new(bench->rows, row) == 0 ? OD_OK
-                                                               : od_fail(OD_ERR_MEMORY, "no memory for a JSON row");
+                         double flop, int runs) {
+    const od_work done = od_device_work(bench->device).work;
+    const od_bench_row row = {op, shape, variant, seconds, flop, {done.flop / runs, done.bytes / runs}};
+    return od_bench_add_row(bench->rows, !bench->args->json, &bench->limits, &row);
 }
 
 /* Median time of a product through one variant; a variant that refuses is named on stderr and left out. */
@@ -75,6 +68,8 @@ static od_status time_product(gemm_bench *bench, size_t i, const char *variant, 
     char shape[64];
     snprintf(shape, sizeof shape, "m=%d n=%d k=%d %c%c", s.m, s.n, s.k, s.trans_a ? 't' : 'n', s.trans_b ? 't' : 'n');
     for (int r = -1; r < runs; r++) {
+        if (r == 0)
+            od_device_profile_reset(bench->device);
         const double start = od_now();
         od_status status = od_gemm_variant(bench->device, variant, &s, bench->c, bench->a, bench->b, 1.0f, 0.0f);
         if (status == OD_ERR_UNSUPPORTED) {
@@ -86,8 +81,7 @@ static od_status time_product(gemm_bench *bench, size_t i, const char *variant, 
         if (r >= 0)
             times[r] = od_now() - start;
     }
-    qsort(times, (size_t)runs, sizeof *times, by_value);
-    return add_row(bench, products[i].op, shape, variant, times[runs / 2], 2.0 * s.m * s.n * s.k);
+    return add_row(bench, products[i].op, shape, variant, od_bench_median(times, runs), 2.0 * s.m * s.n * s.k, runs);
 }
 
 static od_status time_products(gemm_bench *bench) {
@@ -127,12 +121,14 @@ static od_status time_knn(gemm_bench *bench) {
     for (int r = 0; r < 2; r++) { /* the first builds programs */
         od_knn_shape shape = s;
         shape.queries = r ? s.queries : 1;
+        od_device_profile_reset(bench->device);
         start = od_now();
         if ((status = od_knn_vote(bench->device, &shape, predicted, queries, bank, labels)))
             goto out;
     }
-    status = add_row(bench, "knn_vote", "queries=10000 bank=60000 d=512",
-                     od_family_name(od_device_family(bench->device)), od_now() - start, 2.0 * s.queries * s.bank * s.d);
+    status =
+        add_row(bench, "knn_vote", "queries=10000 bank=60000 d=512", od_family_name(od_device_family(bench->device)),
+                od_now() - start, 2.0 * s.queries * s.bank * s.d, 1);
 out:
     od_buffer_release(queries.buffer);
     od_buffer_release(bank.buffer);
@@ -143,7 +139,8 @@ out:
 
 static od_status run_bench(gemm_bench *bench) {
     od_status status;
-    if ((status = od_device_open(bench->args->device, NULL, &bench->device)) ||
+    if ((status = od_bench_limits(bench->args->device, !bench->args->json, &bench->limits)) ||
+        (status = od_device_open(bench->args->device, NULL, &bench->device)) ||
         (status = od_span_create(bench->device, LARGEST, &bench->a)) ||
         (status = od_span_create(bench->device, LARGEST, &bench->b)) ||
         (status = od_span_create(bench->device, LARGEST, &bench->c)) ||
@@ -154,10 +151,8 @@ static od_status run_bench(gemm_bench *bench) {
         return status;
     if (!bench->args->json)
         return OD_OK;
-    json_t *document = json_pack("{s:s, s:O}", "device", od_device_get_info(bench->device)->name, "rows", bench->rows);
-    status = document ? od_json_print(document) : od_fail(OD_ERR_MEMORY, "no memory for a JSON document");
-    json_decref(document);
-    return status;
+    return od_bench_print_rows(json_pack("{s:s}", "device", od_device_get_info(bench->device)->name), &bench->limits,
+                               bench->rows);
 }
 
 od_status od_bench_gemm(int argc, char **argv) {

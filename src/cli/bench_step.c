@@ -1,15 +1,16 @@
 /* offdiag bench step: one whole training step of ResNet-18 (CIFAR stem, 32x32, two views), projector 8w -> 2048 -> 256,
  * linear head, cosine loss, SGD; the views are random and already on the device. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/options.h"
 #include "cli/bench.h"
 #include "offdiag/model.h"
 #include "offdiag/ops/optim.h"
 #include "ops/variant.h"
-#include "train/progress.h"
 
 typedef struct step_args {
     int width, batch, runs, kernels;
@@ -41,15 +42,14 @@ static double step_gflop(int width, int batch) {
     return total * 3 * 2 * batch / 1e9;
 }
 
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 typedef struct step_bench {
+    od_limits limits;
     od_device *device;
     od_model *model;
     od_span x, loss;
+    double *seconds, *cpu_seconds; /* (runs) */
+    float first_loss, last_loss;
+    od_work_done work; /* of all runs */
 } step_bench;
 
 static od_status prepare(step_bench *b, const step_args *a) {
@@ -66,69 +66,113 @@ static od_status prepare(step_bench *b, const step_args *a) {
                               .seed = 1};
     size_t elements = (size_t)2 * a->batch * 32 * 32 * 4;
     od_status status = OD_OK;
-    if ((status = od_device_open(a->device, &options, &b->device)) ||
+    if ((status = od_bench_limits(a->device, !a->json, &b->limits)) ||
+        (status = od_device_open(a->device, &options, &b->device)) ||
         (status = od_model_create(b->device, &config, a->batch, &b->model)) ||
         (status = od_span_create(b->device, elements, &b->x)) || (status = od_span_create(b->device, 1, &b->loss)))
         return status;
     return od_fill_normal(b->device, b->x, elements, 1, 1, 0);
 }
 
-/* seconds (runs) of whole steps, each waited for. */
-static od_status measure(step_bench *b, const step_args *a, double *seconds) {
+/* Whole steps, each waited for. */
+static od_status measure(step_bench *b, const step_args *a) {
     od_optim_rates sgd = {.lr = 0.05f, .momentum = 0.9f, .weight_decay = 1e-4f, .head_lr = 0.05f};
     od_status status = OD_OK;
     for (int i = -2; i < a->runs; i++) {
         if (i == 0)
             od_device_profile_reset(b->device);
-        double start = od_now();
+        double start = od_now(), cpu_start = od_cpu_now();
         if ((status = od_model_step(b->model, b->loss, b->x, a->batch, 1, false)) ||
             (status = od_model_optimize(b->model, &sgd)) || (status = od_device_finish(b->device)))
             return status;
-        if (i >= 0)
-            seconds[i] = od_now() - start;
+        if (i >= 0) {
+            b->seconds[i] = od_now() - start;
+            b->cpu_seconds[i] = od_cpu_now() - cpu_start;
+        }
+        if ((status = od_span_read(b->loss, i == -2 ? &b->first_loss : &b->last_loss, 1)))
+            return status;
     }
-    return OD_OK;
+    b->work = od_device_work(b->device);
+    return isfinite(b->last_loss) ? OD_OK : od_fail(OD_ERR_NUMERIC, "the loss is %g", (double)b->last_loss);
+}
+
+static od_work per_run(od_work work, int runs) {
+    return (od_work){work.flop / runs, work.bytes / runs};
+}
+
+static void print_kernel(const od_limits *limits, const char *kernel, double launches, double seconds, od_work work) {
+    const double flops = work.flop / seconds / 1e9, bytes = work.bytes / seconds / 1e9;
+    printf("  %8.0f %9.3f ", launches, 1e3 * seconds);
+    if (work.bytes > 0)
+        printf("%9.1f %5.1f %8.1f %5.1f", flops, 100 * flops / limits->gflop_per_s, bytes,
+               100 * bytes / limits->gb_per_s);
+    else
+        printf("%9s %5s %8s %5s", "-", "-", "-", "-");
+    printf("  %s\n", kernel);
 }
 
 static od_status profile_rows(step_bench *b, const step_args *a, json_t *array) {
     od_profile_row *profile = NULL;
     size_t count = 0;
     od_status status = od_device_profile(b->device, &profile, &count);
+    if (count && !a->json)
+        printf("  %8s %9s %9s %5s %8s %5s\n", "launches", "ms", "GFLOP/s", "%", "GB/s", "%");
     for (size_t i = 0; i < count && !status; i++) {
         double per_step = profile[i].seconds / a->runs;
         double launches = (double)profile[i].launches / a->runs;
+        od_work work = per_run(profile[i].work, a->runs);
         if (!a->json)
-            printf("  %-64s %7.0f launches %10.3f ms\n", profile[i].kernel, launches, 1e3 * per_step);
-        json_array_append_new(array, json_pack("{s:s, s:f, s:f}", "kernel", profile[i].kernel, "launches", launches,
-                                               "seconds", per_step));
+            print_kernel(&b->limits, profile[i].kernel, launches, per_step, work);
+        json_t *row = json_pack("{s:s, s:f, s:f, s:f, s:f}", "kernel", profile[i].kernel, "launches", launches,
+                                "seconds", per_step, "flop", work.flop, "bytes", work.bytes);
+        if (work.bytes > 0)
+            (void)json_object_set_new(row, "gflop_per_s", json_real(work.flop / per_step / 1e9));
+        od_bench_rates_json(row, &b->limits, work, per_step);
+        (void)json_array_append_new(array, row);
     }
     free(profile);
     return status;
 }
 
-static od_status report(step_bench *b, const step_args *a, double seconds) {
+static void print_step(const step_bench *b, const step_args *a, double seconds, double gflop, double peak) {
     const od_device_info *d = od_device_get_info(b->device);
-    double gflop = step_gflop(a->width, a->batch);
-    uint64_t peak = od_device_memory(b->device).peak;
-    od_build_stats build = od_device_build_stats(b->device);
+    const od_work work = per_run(b->work.work, a->runs);
+    printf("%s, width %d, batch %d: %.4f s a step, %.1f images/s, %.0f GFLOP/s, peak %.0f MiB, programs %.2f s\n",
+           d->name, a->width, a->batch, seconds, a->batch / seconds, gflop / seconds, peak / (1 << 20),
+           od_device_build_stats(b->device).seconds);
+    printf("  operations and bytes of the kernels themselves: %.0f GFLOP/s", work.flop / seconds / 1e9);
+    od_bench_rates_print(&b->limits, work, seconds);
+    if (b->work.untold)
+        printf("  (without %.0f of %.0f launches a step, which don't tell theirs)\n", (double)b->work.untold / a->runs,
+               (double)b->work.launches / a->runs);
+}
+
+static od_status report(step_bench *b, const step_args *a) {
+    const od_device_info *d = od_device_get_info(b->device);
+    const double seconds = od_bench_median(b->seconds, a->runs), gflop = step_gflop(a->width, a->batch);
+    const uint64_t peak = od_device_memory(b->device).peak;
+    const size_t parameters = od_param_table_stored_count(od_model_params(b->model));
     json_t *ref = json_array(), *kernels = json_array();
     const char *const *names = od_variant_ref_used();
     for (size_t i = 0; names[i]; i++)
         json_array_append_new(ref, json_string(names[i]));
     if (!a->json)
-        printf("%s, width %d, batch %d: %.4f s a step, %.1f images/s, %.0f GFLOP/s, peak %.0f MiB, programs %.2f s\n",
-               d->name, a->width, a->batch, seconds, a->batch / seconds, gflop / seconds, (double)peak / (1 << 20),
-               build.seconds);
+        print_step(b, a, seconds, gflop, (double)peak);
     od_status status = profile_rows(b, a, kernels);
-    json_t *document =
-        json_pack("{s:s, s:s, s:i, s:i, s:f, s:f, s:f, s:f, s:I, s:O, s:O}", "device", d->name, "kernels",
-                  od_family_name(od_device_family(b->device)), "width", a->width, "batch", a->batch, "seconds", seconds,
-                  "images_per_s", a->batch / seconds, "gflop", gflop, "gflop_per_s", gflop / seconds, "peak_bytes",
-                  (json_int_t)peak, "ref_variants_used", ref, "profile", kernels);
-    if (!status)
-        status = !document ? od_fail(OD_ERR_MEMORY, "no memory for a JSON document")
-                 : a->json ? od_json_print(document)
-                           : OD_OK;
+    json_t *document = json_pack(
+        "{s:s, s:s, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:f, s:f, s:O, s:O}", "device", d->name,
+        "kernels", od_family_name(od_device_family(b->device)), "width", a->width, "batch", a->batch, "parameters",
+        (json_int_t)parameters, "first_loss", b->first_loss, "last_loss", b->last_loss, "seconds", seconds,
+        "cpu_seconds", od_bench_median(b->cpu_seconds, a->runs), "images_per_s", a->batch / seconds, "gflop", gflop,
+        "gflop_per_s", gflop / seconds, "peak_bytes", (json_int_t)peak, "launches", (double)b->work.launches / a->runs,
+        "untold_launches", (double)b->work.untold / a->runs, "ref_variants_used", ref, "profile", kernels);
+    if (!status && !document)
+        status = od_fail(OD_ERR_MEMORY, "no memory for a JSON document");
+    if (!status && a->json) {
+        od_bench_limits_json(document, &b->limits);
+        od_bench_rates_json(document, &b->limits, per_run(b->work.work, a->runs), seconds);
+        status = od_json_print(document);
+    }
     json_decref(document);
     json_decref(ref);
     json_decref(kernels);
@@ -144,14 +188,14 @@ od_status od_bench_step(int argc, char **argv) {
     od_status status = od_options_parse(&table, 1, &none, argc, argv, &help);
     if (status || help)
         return status;
-    double *seconds = calloc((size_t)a.runs, sizeof *seconds);
-    if (!seconds)
-        return od_fail(OD_ERR_MEMORY, "no memory for %d times", a.runs);
-    if (!(status = prepare(&b, &a)) && !(status = measure(&b, &a, seconds))) {
-        qsort(seconds, (size_t)a.runs, sizeof *seconds, by_value);
-        status = report(&b, &a, 0.5 * (seconds[(a.runs - 1) / 2] + seconds[a.runs / 2]));
-    }
-    free(seconds);
+    b.seconds = calloc((size_t)a.runs, sizeof *b.seconds);
+    b.cpu_seconds = calloc((size_t)a.runs, sizeof *b.cpu_seconds);
+    if (!b.seconds || !b.cpu_seconds)
+        status = od_fail(OD_ERR_MEMORY, "no memory for %d times", a.runs);
+    if (!status && !(status = prepare(&b, &a)) && !(status = measure(&b, &a)))
+        status = report(&b, &a);
+    free(b.seconds);
+    free(b.cpu_seconds);
     od_model_destroy(b.model);
     od_buffer_release(b.x.buffer);
     od_buffer_release(b.loss.buffer);

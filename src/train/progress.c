@@ -2,16 +2,9 @@
 
 #include <stdarg.h>
 #include <stdio.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { BAR = 24 };
-
-double od_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 void od_progress_begin(od_progress *p, bool quiet, uint64_t first, uint64_t total, int batch) {
     *p = (od_progress){.quiet = quiet,

@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/clock.h"
+
 typedef struct od_progress {
     bool quiet, terminal;
     uint64_t first, total; /* steps: where this process began, where the run ends */
@@ -13,8 +15,6 @@ typedef struct od_progress {
     double started, drawn; /* monotonic seconds */
     double paused;         /* seconds spent on evaluation, not counted in images/s */
 } od_progress;
-
-double od_now(void); /* monotonic seconds */
 
 void od_progress_begin(od_progress *p, bool quiet, uint64_t first, uint64_t total, int batch);
 void od_progress_step(od_progress *p, uint64_t done, uint64_t epoch, double loss);
