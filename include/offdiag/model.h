@@ -54,7 +54,7 @@ typedef struct od_model_config {
     od_stem stem;
     int width;      /* channels of the first stage: 64 is the standard ResNet; cnn4's is 32 */
     int image_size; /* S: views are (S, S) */
-    int proj_hidden, proj_dim;
+    int proj_layers, proj_hidden, proj_dim; /* layers: 2 or 3; 0: 2 */
     bool proj_bn;    /* a last BN without affine on the projector's output */
     int head_hidden; /* of the MLP head */
     od_head_kind head;

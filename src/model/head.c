@@ -28,7 +28,7 @@ od_status od_head_create(od_head *h, const od_builder *b, od_head_kind kind, int
     if (kind == OD_HEAD_NONE)
         return OD_OK;
     if (kind == OD_HEAD_MLP)
-        return od_mlp_create(&h->mlp, b, "predictor", d, hidden, d, true, false);
+        return od_mlp_create(&h->mlp, b, "predictor", 2, d, hidden, d, true, false);
     const char *suffix = kind == OD_HEAD_OFFDIAG ? ".V" : ".weight";
     if ((status = od_param_add_linear(b->params, "predictor", suffix, d, d, &h->v)))
         return status;

@@ -2,7 +2,7 @@
 #ifndef MODEL_HEAD_H
 #define MODEL_HEAD_H
 
-#include "model/layers.h"
+#include "model/mlp.h"
 
 typedef struct od_head {
     od_head_kind kind;

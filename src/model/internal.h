@@ -4,6 +4,7 @@
 
 #include "model/encoder.h"
 #include "model/head.h"
+#include "model/mlp.h"
 #include "offdiag/ops/optim.h"
 
 /* Encoder and projector: what online and target have in common. */

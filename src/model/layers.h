@@ -1,5 +1,4 @@
-/* The two building blocks of every network here: convolution + BN (+ residual) (+ ReLU), and the two-layer perceptron.
- */
+/* The building block of every encoder here: convolution + BN (+ residual) (+ ReLU). */
 #ifndef MODEL_LAYERS_H
 #define MODEL_LAYERS_H
 
@@ -94,23 +93,5 @@ static inline void od_activation_drop(od_mode mode, od_span s) {
     if (mode != OD_MODE_TRAIN)
         od_buffer_release(s.buffer);
 }
-
-/* ---- two-layer perceptron: linear, BN, ReLU, linear (, bias) (, BN without affine) ------------------------------- */
-
-typedef struct od_mlp {
-    int in, hidden, out;
-    bool out_bias, out_bn;
-    size_t w1, w2, bias; /* (in, hidden), (hidden, out), (out) */
-    od_bn_layer bn1, bn2;
-    od_span u1, y1, u2, y2;  /* kept */
-    od_span d_hidden, d_out; /* backward scratch */
-} od_mlp;
-
-od_status od_mlp_create(od_mlp *l, const od_builder *b, const char *prefix, int in, int hidden, int out, bool out_bias,
-                        bool out_bn);
-od_status od_mlp_forward(od_mlp *l, const od_net *net, od_mode mode, od_span *y, od_span x, int n);
-/* dx (n, in) from dy (n, out), x (n, in); dy is overwritten where out_bn. */
-od_status od_mlp_backward(od_mlp *l, const od_net *net, od_span dx, od_span dy, od_span x, int n, bool accumulate);
-void od_mlp_destroy(od_mlp *l);
 
 #endif

@@ -22,8 +22,8 @@ static od_status create_branch(od_branch *branch, const od_model_config *c, od_p
     od_status status = od_encoder_create(&branch->encoder, &builder, c);
     if (status)
         return status;
-    return od_mlp_create(&branch->projector, &builder, "projector", branch->encoder.c, c->proj_hidden, c->proj_dim,
-                         false, c->proj_bn);
+    return od_mlp_create(&branch->projector, &builder, "projector", c->proj_layers ? c->proj_layers : 2,
+                         branch->encoder.c, c->proj_hidden, c->proj_dim, false, c->proj_bn);
 }
 
 static void destroy_branch(od_branch *branch) {
