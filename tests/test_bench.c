@@ -184,6 +184,7 @@ Test(bench, step) {
     for (size_t i = 0; i < OD_COUNT(numbers); i++)
         cr_assert_gt(number(root, numbers[i]), 0, "%s", numbers[i]);
     cr_assert(json_is_array(json_object_get(root, "ref_variants_used")));
+    cr_assert(json_is_string(json_object_get(root, "device_type")));
     cr_assert_eq(number(root, "parameters"), PARAMETERS, "torch_step.py counts as many");
     cr_assert_lt(number(root, "last_loss"), number(root, "first_loss") - 0.1, "it learns");
     cr_assert(rates_are_sound(root));

@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "base/options.h"
 #include "cli/bench.h"
+#include "cli/cli.h"
 #include "offdiag/model.h"
 #include "offdiag/ops/optim.h"
 #include "ops/variant.h"
@@ -160,12 +161,13 @@ static od_status report(step_bench *b, const step_args *a) {
         print_step(b, a, seconds, gflop, (double)peak);
     od_status status = profile_rows(b, a, kernels);
     json_t *document = json_pack(
-        "{s:s, s:s, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:f, s:f, s:O, s:O}", "device", d->name,
-        "kernels", od_family_name(od_device_family(b->device)), "width", a->width, "batch", a->batch, "parameters",
-        (json_int_t)parameters, "first_loss", b->first_loss, "last_loss", b->last_loss, "seconds", seconds,
-        "cpu_seconds", od_bench_median(b->cpu_seconds, a->runs), "images_per_s", a->batch / seconds, "gflop", gflop,
-        "gflop_per_s", gflop / seconds, "peak_bytes", (json_int_t)peak, "launches", (double)b->work.launches / a->runs,
-        "untold_launches", (double)b->work.untold / a->runs, "ref_variants_used", ref, "profile", kernels);
+        "{s:s, s:s, s:s, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:f, s:f, s:O, s:O}", "device", d->name,
+        "device_type", cli_device_types[d->type], "kernels", od_family_name(od_device_family(b->device)), "width",
+        a->width, "batch", a->batch, "parameters", (json_int_t)parameters, "first_loss", b->first_loss, "last_loss",
+        b->last_loss, "seconds", seconds, "cpu_seconds", od_bench_median(b->cpu_seconds, a->runs), "images_per_s",
+        a->batch / seconds, "gflop", gflop, "gflop_per_s", gflop / seconds, "peak_bytes", (json_int_t)peak, "launches",
+        (double)b->work.launches / a->runs, "untold_launches", (double)b->work.untold / a->runs, "ref_variants_used",
+        ref, "profile", kernels);
     if (!status && !document)
         status = od_fail(OD_ERR_MEMORY, "no memory for a JSON document");
     if (!status && a->json) {

@@ -9,7 +9,7 @@
 #include "cli/cli.h"
 #include "offdiag/device.h"
 
-static const char *const type_names[] = {
+const char *const cli_device_types[] = {
     [OD_DEVICE_CPU] = "cpu", [OD_DEVICE_GPU] = "gpu", [OD_DEVICE_ACCELERATOR] = "accelerator"};
 
 typedef struct choice {
@@ -22,7 +22,7 @@ static json_t *device_json(const od_device_info *d, bool is_auto) {
                      "s:i, s:b, s:b, "
                      "s:b}",
                      "id", d->id, "name", d->name, "platform", d->platform, "vendor", d->vendor, "type",
-                     type_names[d->type], "driver", d->driver, "opencl", d->version, "platform_version",
+                     cli_device_types[d->type], "driver", d->driver, "opencl", d->version, "platform_version",
                      d->platform_version, "auto", is_auto, "usable", d->usable, "note", d->note, "compute_units",
                      (int)d->compute_units, "clock_mhz", (int)d->clock_mhz, "memory_bytes", (json_int_t)d->memory_bytes,
                      "max_alloc_bytes", (json_int_t)d->max_alloc_bytes, "local_bytes", (json_int_t)d->local_bytes,
@@ -49,7 +49,7 @@ static od_status print_json(const od_device_info *infos, size_t count, choice au
 static void print_device(const od_device_info *d, bool is_auto) {
     const double mib = 0x1p20;
     printf("%-5s %s%s\n", d->id, d->name, is_auto ? "   <- auto" : "");
-    printf("      %s, %s, vendor %s\n", type_names[d->type], d->platform, d->vendor[0] ? d->vendor : "unknown");
+    printf("      %s, %s, vendor %s\n", cli_device_types[d->type], d->platform, d->vendor[0] ? d->vendor : "unknown");
     printf("      %s, driver %s\n", d->version, d->driver);
     printf("      %u compute units, %u MHz, vectors of %u floats, work-groups up to %zu\n", d->compute_units,
            d->clock_mhz, d->vector_width, d->max_work_group);
