@@ -127,6 +127,25 @@ static void check_normalize(od_cases *c, od_device *device, int rows, int column
     const od_span xs = od_case_input(c, "x", x, count), ys = od_case_output(c, "y", count);
     if (od_case_ok(c, od_l2_normalize(device, ys, xs, rows, columns, eps)))
         od_case_expect_constant(c, ys, y, 1e-6, 0);
+
+    /* The gradient, from the definition; in place. */
+    float *dy = od_case_normals(c, count, 1);
+    double *dx = od_case_alloc(c, count * sizeof *dx), largest = 0;
+    for (size_t first = 0; first < count; first += columns) {
+        double squares = 0, along = 0;
+        for (size_t j = first; j < first + columns; j++) {
+            squares += (double)x[j] * x[j];
+            along += y[j] * dy[j];
+        }
+        const double length = fmax(sqrt(squares), eps), pull = sqrt(squares) > eps ? along : 0;
+        for (size_t j = first; j < first + columns; j++) {
+            dx[j] = (dy[j] - y[j] * pull) / length;
+            largest = fmax(largest, fabs(dy[j] / length));
+        }
+    }
+    const od_span ds = od_case_inout(c, "dx", dy, count);
+    if (od_case_ok(c, od_l2_normalize_backward(device, ds, ds, xs, rows, columns, eps)))
+        od_case_expect_constant(c, ds, dx, INFINITY, 2e-6 * largest);
 }
 
 static void unit_rows(od_family family) {

@@ -41,9 +41,17 @@ void od_param_from_stored(const od_param *param, float *arena, const float *stor
 
 /* ---- configuration ---------------------------------------------------------------------------------------------- */
 
-typedef enum od_head_kind { OD_HEAD_NONE, OD_HEAD_OFFDIAG, OD_HEAD_LINEAR, OD_HEAD_MLP } od_head_kind;
+typedef enum od_head_kind {
+    OD_HEAD_NONE,
+    OD_HEAD_OFFDIAG,
+    OD_HEAD_LINEAR,
+    OD_HEAD_MLP,
+    OD_HEAD_DIRECTPRED
+} od_head_kind;
 typedef enum od_method { OD_SIMSIAM, OD_BYOL } od_method;
 typedef enum od_loss_kind { OD_LOSS_COSINE, OD_LOSS_NORMALIZED } od_loss_kind;
+/* What outputs and targets go through before the loss; AUTO: BN for the normalized loss, NONE for cosine. */
+typedef enum od_out_norm { OD_OUT_AUTO, OD_OUT_NONE, OD_OUT_BN, OD_OUT_L2 } od_out_norm;
 typedef enum od_optimizer { OD_SGD, OD_LARS, OD_ADAM, OD_ADAMW } od_optimizer;
 /* How a ResNet begins: a 3x3 convolution with padding 1, or 2 (solo-learn's), or 7x7 with stride 2 and max-pooling. */
 typedef enum od_stem { OD_STEM_CIFAR, OD_STEM_CIFAR_PAD2, OD_STEM_IMAGENET } od_stem;
@@ -52,14 +60,19 @@ extern const char *const od_stem_names[]; /* in that order; NULL-terminated */
 typedef struct od_model_config {
     const char *encoder; /* one of od_encoder_names */
     od_stem stem;
-    int width;      /* channels of the first stage: 64 is the standard ResNet; cnn4's is 32 */
-    int image_size; /* S: views are (S, S) */
+    int width;                              /* channels of the first stage: 64 is the standard ResNet; cnn4's is 32 */
+    int image_size;                         /* S: views are (S, S) */
     int proj_layers, proj_hidden, proj_dim; /* layers: 2 or 3; 0: 2 */
-    bool proj_bn;    /* a last BN without affine on the projector's output */
-    int head_hidden; /* of the MLP head */
+    bool proj_bn;                           /* a last BN without affine on the projector's output */
+    int head_hidden;                        /* of the MLP head */
     od_head_kind head;
     od_method method;
     od_loss_kind loss;
+    od_out_norm out_norm;
+    bool one_sided;       /* view 1's outputs against view 2's targets alone; not symmetrised */
+    bool target_gradient; /* without stop-gradient, for ablation; SimSiam */
+    int directpred_every; /* steps between the eigen-decompositions of that head; 0: 1 */
+    float directpred_rho, directpred_eps;
     od_optimizer optimizer;
     uint64_t seed;
 } od_model_config;
@@ -67,6 +80,7 @@ typedef struct od_model_config {
 extern const char *const od_head_names[]; /* in the order of od_head_kind, ends with NULL */
 bool od_head_parse(const char *text, od_head_kind *out);
 const char *od_head_name(od_head_kind head);
+extern const char *const od_out_norm_names[];  /* in the order of od_out_norm, ends with NULL */
 extern const char *const od_optimizer_names[]; /* in the order of od_optimizer, ends with NULL */
 extern const char *const od_encoder_names[];   /* NULL-terminated */
 
@@ -105,12 +119,13 @@ od_model_arenas od_model_get_arenas(const od_model *model);
  */
 od_status od_model_update(od_model *model);
 
-/* Forward and backward of the symmetrised loss on views x (2n, S, S, 4). loss[0] on the device gets (accumulate ? + :
+/* Forward and backward of the loss on views x (2n, S, S, 4). loss[0] on the device gets (accumulate ? + :
  * =) scale * loss; gradients likewise. BN running statistics move once per view. */
 od_status od_model_step(od_model *model, od_span loss, od_span x, int n, float scale, bool accumulate);
 
-/* Projections z (2n, proj_dim) and head outputs p of the last od_model_step; valid until the next one. */
+/* Projections z (2n, proj_dim) and features h (2n, feature_dim) of the last od_model_step; valid until the next one. */
 od_span od_model_projection(const od_model *model);
+od_span od_model_step_features(const od_model *model);
 
 /* A step of the optimiser on all parameters (the head at head_lr, head_weight_decay), which moves BYOL's target with
  * tau in the same pass, then od_model_update. */
@@ -127,7 +142,7 @@ od_status od_model_optimize(od_model *model, const od_optim_rates *rates);
  * OD_NO_SPAN. */
 od_status od_model_features(od_model *model, od_span features, od_span z, od_span x, int n);
 
-/* Frobenius norm and largest entry of offdiag(head), for the offdiag and linear heads; zeros otherwise. Waits. */
+/* Frobenius norm and largest entry of offdiag(head), for the heads that are a matrix; zeros otherwise. Waits. */
 od_status od_model_offdiag(od_model *model, float *norm, float *largest);
 
 #endif

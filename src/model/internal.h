@@ -5,6 +5,7 @@
 #include "model/encoder.h"
 #include "model/head.h"
 #include "model/mlp.h"
+#include "model/objective.h"
 #include "offdiag/ops/optim.h"
 
 /* Encoder and projector: what online and target have in common. */
@@ -25,13 +26,12 @@ struct od_model {
     od_branch online;
     od_branch target; /* BYOL */
     od_head head;
+    od_objective objective;
     od_lars *lars[2]; /* LARS: encoder and projector; head, where it has tensors */
 
     /* the step's own tensors, rows = 2 max_n */
     od_span h, z, p;          /* of the last step: (rows, F), (rows, d), (rows, d); kept by the layers */
     od_span dp, dz, dh;       /* gradients (rows, d), (rows, d), (rows, F) */
-    od_span p_hat, t_hat;     /* normalised loss: outputs after BN (rows, d) */
-    od_span p_saved, t_saved; /* their statistics (2, 4, d) */
 };
 
 /* The optimiser's state beside the momentum; after the arenas. */

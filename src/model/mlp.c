@@ -27,9 +27,10 @@ static od_status create_layer(od_mlp_layer *l, const od_builder *b, const char *
 od_status od_mlp_create(od_mlp *l, const od_builder *b, const char *prefix, int depth, int in, int hidden, int out,
                         bool out_bias, bool out_bn) {
     char bias[40];
-    *l = (od_mlp){.depth = depth, .out_bias = out_bias};
+    *l = (od_mlp){.out_bias = out_bias};
     if (depth < 1 || depth > OD_MLP_LAYERS)
         return od_fail(OD_ERR_ARGUMENT, "%s: %d layers; expected 1 to %d", prefix, depth, OD_MLP_LAYERS);
+    l->depth = depth;
     for (int i = 0; i < depth; i++) {
         bool last = i == depth - 1;
         l->layer[i] =

@@ -97,23 +97,16 @@ static od_status create_arenas(od_model *m) {
 
 static od_status create_step_tensors(od_model *m) {
     size_t rows = 2 * (size_t)m->max_n, d = m->config.proj_dim, features = m->online.encoder.c;
-    bool normalized = m->config.loss == OD_LOSS_NORMALIZED;
     struct {
         od_span *span;
         size_t elements;
-    } wanted[] = {{&m->dp, rows * d},
-                  {&m->dz, rows * d},
-                  {&m->dh, rows * features},
-                  {&m->p_hat, normalized ? rows * d : 0},
-                  {&m->t_hat, normalized ? rows * d : 0},
-                  {&m->p_saved, normalized ? 2 * OD_BN_SAVED * d : 0},
-                  {&m->t_saved, normalized ? 2 * OD_BN_SAVED * d : 0}};
+    } wanted[] = {{&m->dp, rows * d}, {&m->dz, rows * d}, {&m->dh, rows * features}};
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
-        od_status status = wanted[i].elements ? od_span_create(m->device, wanted[i].elements, wanted[i].span) : OD_OK;
+        od_status status = od_span_create(m->device, wanted[i].elements, wanted[i].span);
         if (status)
             return status;
     }
-    return OD_OK;
+    return od_objective_create(&m->objective, m->device, &m->config, 2 * m->max_n);
 }
 
 /* ---- initial values --------------------------------------------------------------------------------------------- */
@@ -128,8 +121,11 @@ static void draw_tensor(const od_param *p, float *stored, uint64_t seed, uint32_
         float value = strcmp(suffix, ".weight") == 0 || strcmp(suffix, ".running_var") == 0 ? 1.0f : 0.0f;
         for (size_t i = 0; i < count; i++)
             stored[i] = value;
-    } else if (strcmp(suffix, ".V") == 0) {
-        memset(stored, 0, count * sizeof *stored); /* W = I at step 0 */
+    } else if (strcmp(suffix, ".V") == 0 || strcmp(suffix, ".correlation") == 0) {
+        memset(stored, 0, count * sizeof *stored); /* V: W = I at step 0 */
+    } else if (strcmp(suffix, ".W") == 0) {
+        for (size_t i = 0; i < count; i++)
+            stored[i] = i % ((size_t)p->out + 1) == 0 ? 1.0f : 0.0f;
     } else if (p->kind == OD_PARAM_CONV && init == OD_INIT_HE_FAN_OUT) {
         od_rng_fill_normal(stored, count, sqrtf(2.0f / (float)(taps * p->out)), seed, stream);
     } else {
@@ -172,6 +168,8 @@ static od_status init_values(od_model *m) {
 
 od_status od_model_create(od_device *device, const od_model_config *config, int max_n, od_model **out) {
     od_status status = OD_OK;
+    if (config->target_gradient && config->method != OD_SIMSIAM)
+        return od_fail(OD_ERR_ARGUMENT, "BYOL's target has no gradient: without stop-gradient is for SimSiam");
     if (max_n < 2 || config->proj_dim < 2 || config->proj_hidden < 1 || config->head_hidden < 1)
         return od_fail(OD_ERR_ARGUMENT, "a model for batch %d (at least 2), projector %d-%d, head %d: too small", max_n,
                        config->proj_hidden, config->proj_dim, config->head_hidden);
@@ -207,6 +205,7 @@ void od_model_destroy(od_model *m) {
     destroy_branch(&m->target);
     od_head_destroy(&m->head);
     od_optimizer_destroy(m);
+    od_objective_destroy(&m->objective);
     od_arena_destroy(&m->arena);
     od_span owned[] = {m->arenas.value,
                        m->arenas.grad,
@@ -217,11 +216,7 @@ void od_model_destroy(od_model *m) {
                        m->arenas.target_stats,
                        m->dp,
                        m->dz,
-                       m->dh,
-                       m->p_hat,
-                       m->t_hat,
-                       m->p_saved,
-                       m->t_saved};
+                       m->dh};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         od_buffer_release(owned[i].buffer);
     od_param_table_free(&m->params);
@@ -252,15 +247,20 @@ od_model_arenas od_model_get_arenas(const od_model *m) {
 od_span od_model_projection(const od_model *m) {
     return m->z;
 }
+od_span od_model_step_features(const od_model *m) {
+    return m->h;
+}
 
 od_status od_model_offdiag(od_model *m, float *norm, float *largest) {
     float both[2] = {0, 0};
     od_status status = OD_OK;
-    if (m->config.head == OD_HEAD_OFFDIAG || m->config.head == OD_HEAD_LINEAR) {
+    const bool fixed = m->config.head == OD_HEAD_DIRECTPRED;
+    if (fixed || m->config.head == OD_HEAD_OFFDIAG || m->config.head == OD_HEAD_LINEAR) {
+        od_span v = fixed ? m->head.w : od_span_at(m->arenas.value, m->head.v);
         od_span out = OD_NO_SPAN;
         if ((status = od_span_create(m->device, 2, &out)))
             return status;
-        if (!(status = od_offdiag_norm(m->device, out, od_span_at(m->arenas.value, m->head.v), m->config.proj_dim)))
+        if (!(status = od_offdiag_norm(m->device, out, v, m->config.proj_dim)))
             status = od_span_read(out, both, 2);
         od_buffer_release(out.buffer);
     }

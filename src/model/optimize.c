@@ -92,5 +92,7 @@ od_status od_model_optimize(od_model *m, const od_optim_rates *r) {
                                  .count = m->params.count - head};
         status = step(m, &range, m->lars[1], r->head_lr, r->head_weight_decay, r);
     }
+    if (!status)
+        status = od_head_follow(&m->head, &m->online.net, &m->config, r->step);
     return status ? status : od_model_update(m);
 }

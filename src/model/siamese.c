@@ -1,7 +1,7 @@
 /* One training step of a Siamese network without negatives (SimSiam: Chen & He 2021; BYOL: Grill et al. 2020), forward
  * and backward, and the network in evaluation mode. Rows 0..n-1 are view 1, rows n..2n-1 view 2. */
 #include "model/internal.h"
-#include "offdiag/ops/loss.h"
+#include "offdiag/ops/pointwise.h"
 
 /* z (rows, d) = projector(encoder(x)); *h (rows, F) is dropped when NULL. */
 static od_status branch_forward(od_branch *branch, od_mode mode, od_span *z, od_span *h, od_span x, int rows) {
@@ -15,21 +15,6 @@ static od_status branch_forward(od_branch *branch, od_mode mode, od_span *z, od_
     else
         od_activation_drop(mode, features);
     return status;
-}
-
-/* The normalised loss: outputs and targets batch-normalised without affine, per view, then squared error. */
-static od_status normalized_loss(od_model *m, od_span loss, od_span target, int n, float scale, bool accumulate) {
-    od_bn_shape shape = {.groups = 2, .rows = n, .c = m->config.proj_dim, .eps = 1e-5f};
-    od_bn_params params = {0}; /* neither affine nor running statistics */
-    od_bn_fuse fuse = {0};
-    od_status status = OD_OK;
-    if ((status = od_bn_forward(m->device, &shape, &params, &fuse, m->p_hat, m->p_saved, m->p)) ||
-        (status = od_bn_forward(m->device, &shape, &params, &fuse, m->t_hat, m->t_saved, target)) ||
-        (status = od_squared_error(m->device, loss, m->dp, OD_NO_SPAN, m->p_hat, m->t_hat, 2 * n, shape.c, n, scale,
-                                   accumulate)))
-        return status;
-    return od_bn_backward(m->device, &shape, &fuse, m->dp, OD_NO_SPAN, OD_NO_SPAN, OD_NO_SPAN, m->dp, OD_NO_SPAN, m->p,
-                          m->p_saved, false);
 }
 
 /* *target (2n, d): what the other view is to predict; not the model's own only with BYOL, then from the pool. The
@@ -50,22 +35,23 @@ static od_status forward(od_model *m, od_span *target, od_span x, int rows) {
 
 od_status od_model_step(od_model *m, od_span loss, od_span x, int n, float scale, bool accumulate) {
     od_branch *online = &m->online;
-    int rows = 2 * n, d = m->config.proj_dim;
+    int rows = 2 * n;
     od_span target = OD_NO_SPAN, dz = OD_NO_SPAN;
     if (n < 2 || n > m->max_n)
         return od_fail(OD_ERR_ARGUMENT, "a step with %d images; the model was built for 2 to %d", n, m->max_n);
     od_status status = forward(m, &target, x, rows);
 
-    /* loss between p of one view and t of the other; its gradient dp (2n, d); stop-gradient at t */
-    if (!status && m->config.loss == OD_LOSS_COSINE)
-        status = od_cosine_loss(m->device, loss, m->dp, OD_NO_SPAN, m->p, target, rows, d, n, scale, accumulate);
-    else if (!status)
-        status = normalized_loss(m, loss, target, n, scale, accumulate);
+    /* loss between p of one view and t of the other; its gradient dp (2n, d); stop-gradient at t, or else
+     * the gradient there, which joins that of z */
+    if (!status)
+        status = od_objective_run(&m->objective, loss, m->dp, m->p, target, n, scale, accumulate);
     if (m->config.method == OD_BYOL)
         od_buffer_release(target.buffer);
 
     /* backward: dp -> dz -> dh -> every weight */
     if (status || (status = od_head_backward(&m->head, &online->net, &dz, m->dz, m->dp, m->z, rows, accumulate)) ||
+        (m->objective.dt.buffer &&
+         (status = od_axpy(m->device, dz, 1, m->objective.dt, (size_t)rows * m->config.proj_dim))) ||
         (status = od_mlp_backward(&online->projector, &online->net, m->dh, dz, m->h, rows, accumulate)))
         return status;
     return od_encoder_backward(&online->encoder, &online->net, m->dh, rows, accumulate);

@@ -99,17 +99,31 @@ od_status od_maxpool_backward(od_device *device, const od_pool_shape *shape, od_
                      OD_I32(s->stride), OD_I32(s->pad));
 }
 
-od_status od_l2_normalize(od_device *device, od_span y, od_span x, int rows, int c, float eps) {
+/* A row for 64 work-items on a GPU, for one elsewhere. */
+static od_status row_kernel(od_device *device, const char *name, int rows, int c, od_kernel **kernel, size_t *team) {
     if (rows < 0 || c < 1)
-        return od_fail(OD_ERR_ARGUMENT, "l2_normalize: no rows of (%d, %d)", rows, c);
-    /* A row for 64 work-items on a GPU, for one elsewhere. */
+        return od_fail(OD_ERR_ARGUMENT, "%s: no rows of (%d, %d)", name, rows, c);
     const bool wide = od_device_family(device) == OD_FAMILY_GPU && od_device_get_info(device)->max_work_group >= 64;
-    const size_t team = wide ? 64 : 1;
-    const char *options = wide ? "-DV=1 -DTEAM=64" : "-DV=1 -DTEAM=1";
+    *team = wide ? 64 : 1;
+    return od_kernel_get(device, "normalize", wide ? "-DV=1 -DTEAM=64" : "-DV=1 -DTEAM=1", name, kernel);
+}
+
+od_status od_l2_normalize(od_device *device, od_span y, od_span x, int rows, int c, float eps) {
     od_kernel *kernel;
-    od_status status = od_kernel_get(device, "normalize", options, "l2_normalize", &kernel);
-    if (status != OD_OK)
+    size_t team = 1;
+    od_status status = row_kernel(device, "l2_normalize", rows, c, &kernel, &team);
+    if (status)
         return status;
     return OD_LAUNCH(kernel, OD_RANGE1((size_t)rows * team, team), OD_SPAN(y), OD_SPAN(x), OD_U64((uint64_t)c),
                      OD_F32(eps));
+}
+
+od_status od_l2_normalize_backward(od_device *device, od_span dx, od_span dy, od_span x, int rows, int c, float eps) {
+    od_kernel *kernel;
+    size_t team = 1;
+    od_status status = row_kernel(device, "l2_normalize_backward", rows, c, &kernel, &team);
+    if (status)
+        return status;
+    return OD_LAUNCH(kernel, OD_RANGE1((size_t)rows * team, team), OD_SPAN(dx), OD_SPAN(dy), OD_SPAN(x),
+                     OD_U64((uint64_t)c), OD_F32(eps));
 }

@@ -18,8 +18,9 @@ od_status od_column_sum(od_device *device, od_span out, od_span x, size_t rows, 
 /* out[0] = the number of NaN and infinite elements, as float. */
 od_status od_count_nonfinite(od_device *device, od_span out, od_span x, size_t count);
 
-/* Rows scaled to length 1: y (rows, C) = x / max(|x|, eps). */
+/* Rows scaled to length 1: y (rows, C) = x / max(|x|, eps), and its gradient (dx may be dy). */
 od_status od_l2_normalize(od_device *device, od_span y, od_span x, int rows, int c, float eps);
+od_status od_l2_normalize_backward(od_device *device, od_span dx, od_span dy, od_span x, int rows, int c, float eps);
 
 /* Global average pooling: y (N, C) = mean over H, W of x (N, H, W, C), and its gradient. */
 od_status od_avgpool_forward(od_device *device, od_span y, od_span x, int n, int h, int w, int c);
