@@ -191,13 +191,17 @@ Test(bench, step) {
     limits_fit(root, root);
     cr_assert_leq(number(root, "untold_launches"), number(root, "launches"));
     size_t i, gemm = 0;
+    double sgd = 0;
     json_array_foreach(json_object_get(root, "profile"), i, row) {
         cr_assert(json_is_string(json_object_get(row, "kernel")));
         cr_assert(number(row, "seconds") > 0 && number(row, "launches") > 0);
         cr_assert_eq(rates_are_sound(row), number(row, "bytes") > 0);
+        if (strstr(json_string_value(json_object_get(row, "kernel")), "optim:sgd"))
+            sgd += number(row, "bytes");
         gemm += strstr(json_string_value(json_object_get(row, "kernel")), "gemm") && number(row, "gflop_per_s") > 0;
     }
     cr_assert(gemm > 0, "matrix products tell their work");
+    cr_assert(sgd >= 20.0 * PARAMETERS && sgd < 20.2 * PARAMETERS, "%g bytes: each weight read and written once", sgd);
 }
 
 Test(bench, text_says_the_limits_and_the_percents) {

@@ -10,19 +10,28 @@
 #define AVERAGE(range)                                                                                                 \
     OD_I32((range)->target.buffer != NULL), OD_F32((range)->tau), OD_F32((float)(1.0 - (double)(range)->tau))
 
-static od_team range_team(od_device *device, const char *operation, const od_optim_range *r) {
-    return OD_TEAM_OF(device, operation, r->param, r->momentum, r->grad, r->second, r->target);
+/* flop: of an element, without the moving average. The gradient is read, every other tensor read and written. */
+static od_work range_work(const od_optim_range *r, double flop) {
+    const int updated = 1 + (r->momentum.buffer != NULL) + (r->second.buffer != NULL) + (r->target.buffer != NULL);
+    const double count = (double)r->count;
+    return (od_work){(flop + (r->target.buffer ? 3 : 0)) * count, sizeof(float) * (2 * updated + 1) * count};
+}
+
+static od_team range_team(od_device *device, const char *operation, const od_optim_range *r, double flop) {
+    od_team team = OD_TEAM_OF(device, operation, r->param, r->momentum, r->grad, r->second, r->target);
+    team.work = range_work(r, flop);
+    return team;
 }
 
 od_status od_sgd_step(od_device *device, const od_optim_range *r, float lr, float mu, float weight_decay) {
-    od_team team = range_team(device, "sgd", r);
+    od_team team = range_team(device, "sgd", r, 6);
     return OD_TEAM_LAUNCH(device, &team, "optim", "sgd", od_ceil_div(r->count, team.block), OD_SPAN(r->param),
                           OD_SPAN(r->momentum), OD_SPAN(r->target), OD_SPAN(r->grad), OD_F32(lr), OD_F32(mu),
                           OD_F32(weight_decay), AVERAGE(r), OD_U64(r->count), OD_U32((uint32_t)team.block));
 }
 
 od_status od_adam_step(od_device *device, const od_optim_range *r, const od_adam_rates *a) {
-    od_team team = range_team(device, "adam", r);
+    od_team team = range_team(device, "adam", r, 15);
     if (a->step < 1 || !(a->beta1 >= 0 && a->beta1 < 1) || !(a->beta2 >= 0 && a->beta2 < 1))
         return od_fail(OD_ERR_ARGUMENT, "Adam: betas %g and %g (0 to below 1), step %llu (from 1)", a->beta1, a->beta2,
                        (unsigned long long)a->step);
@@ -125,12 +134,14 @@ od_status od_lars_step(od_lars *l, const od_optim_range *r, float lr, float mu, 
         OD_TEAM_OF(device, "lars", r->param, r->momentum, r->grad, r->target, (od_span){NULL, l->misaligned});
     od_team scalar = od_team_scalar(device, "lars_factors");
     uint32_t tensors = (uint32_t)l->tensors, chunks = (uint32_t)l->chunks;
+    team.work = (od_work){4.0 * (double)r->count, 8.0 * (double)r->count};
     od_status status = OD_TEAM_LAUNCH(device, &team, "optim", "lars_squares", l->chunks, OD_SPAN(l->squares),
                                       OD_SPAN(r->param), OD_SPAN(r->grad), OD_BUF(l->chunk_table), OD_U32(chunks));
     if (!status)
         status = OD_TEAM_LAUNCH(device, &scalar, "optim", "lars_factors", l->tensors, OD_SPAN(l->factors),
                                 OD_SPAN(l->squares), OD_BUF(l->tensor_table), OD_U32(tensors), OD_U32(chunks),
                                 OD_F32(lr), OD_F32(eta), OD_F32(weight_decay));
+    team.work = range_work(r, 7);
     if (!status)
         status = OD_TEAM_LAUNCH(device, &team, "optim", "lars", l->chunks, OD_SPAN(r->param), OD_SPAN(r->momentum),
                                 OD_SPAN(r->target), OD_SPAN(r->grad), OD_SPAN(l->factors), OD_BUF(l->chunk_table),
