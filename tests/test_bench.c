@@ -134,7 +134,7 @@ static bool rates_are_sound(const json_t *object) {
         return false;
     }
     const double arithmetic = number(object, "percent_of_arithmetic");
-    cr_assert(arithmetic > 0 && arithmetic < 150, "%g %% of the arithmetic limit", arithmetic);
+    cr_assert(arithmetic >= 0 && arithmetic < 150, "%g %% of the arithmetic limit", arithmetic);
     cr_assert(number(object, "percent_of_bandwidth") > 0 && number(object, "gb_per_s") > 0);
     return true;
 }
