@@ -177,9 +177,9 @@ Test(bench, conv) {
 enum { PARAMETERS = 703748 }; /* of width 4 */
 
 Test(bench, step) {
-    static const char *const numbers[] = {"width",       "batch",       "parameters",        "seconds",
-                                          "cpu_seconds", "gflop_per_s", "limit_gflop_per_s", "limit_gb_per_s",
-                                          "peak_bytes",  "gflop",       "launches",          "images_per_s"};
+    static const char *const numbers[] = {
+        "width",          "batch",      "parameters",     "seconds", "cpu_seconds", "gflop_per_s", "limit_gflop_per_s",
+        "limit_gb_per_s", "peak_bytes", "peak_rss_bytes", "gflop",   "launches",    "images_per_s"};
     json_t *root = document_of("step --width 4 --batch 4 --runs 5 --profile"), *row;
     for (size_t i = 0; i < OD_COUNT(numbers); i++)
         cr_assert_gt(number(root, numbers[i]), 0, "%s", numbers[i]);

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #include "base/clock.h"
 #include "base/json.h"
@@ -51,6 +52,7 @@ typedef struct step_bench {
     double *seconds, *cpu_seconds; /* (runs) */
     float first_loss, last_loss;
     od_work_done work; /* of all runs */
+    uint64_t peak_rss; /* of the process, in bytes, before the limits are measured */
 } step_bench;
 
 static od_status prepare(step_bench *b, const step_args *a) {
@@ -67,8 +69,7 @@ static od_status prepare(step_bench *b, const step_args *a) {
                               .seed = 1};
     size_t elements = (size_t)2 * a->batch * 32 * 32 * 4;
     od_status status = OD_OK;
-    if ((status = od_bench_limits(a->device, !a->json, &b->limits)) ||
-        (status = od_device_open(a->device, &options, &b->device)) ||
+    if ((status = od_device_open(a->device, &options, &b->device)) ||
         (status = od_model_create(b->device, &config, a->batch, &b->model)) ||
         (status = od_span_create(b->device, elements, &b->x)) || (status = od_span_create(b->device, 1, &b->loss)))
         return status;
@@ -93,7 +94,10 @@ static od_status measure(step_bench *b, const step_args *a) {
         if ((status = od_span_read(b->loss, i == -2 ? &b->first_loss : &b->last_loss, 1)))
             return status;
     }
+    struct rusage used;
     b->work = od_device_work(b->device);
+    if (getrusage(RUSAGE_SELF, &used) == 0)
+        b->peak_rss = (uint64_t)used.ru_maxrss * 1024; /* Linux counts in KiB */
     return isfinite(b->last_loss) ? OD_OK : od_fail(OD_ERR_NUMERIC, "the loss is %g", (double)b->last_loss);
 }
 
@@ -161,13 +165,13 @@ static od_status report(step_bench *b, const step_args *a) {
         print_step(b, a, seconds, gflop, (double)peak);
     od_status status = profile_rows(b, a, kernels);
     json_t *document = json_pack(
-        "{s:s, s:s, s:s, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:f, s:f, s:O, s:O}", "device", d->name,
-        "device_type", cli_device_types[d->type], "kernels", od_family_name(od_device_family(b->device)), "width",
-        a->width, "batch", a->batch, "parameters", (json_int_t)parameters, "first_loss", b->first_loss, "last_loss",
-        b->last_loss, "seconds", seconds, "cpu_seconds", od_bench_median(b->cpu_seconds, a->runs), "images_per_s",
-        a->batch / seconds, "gflop", gflop, "gflop_per_s", gflop / seconds, "peak_bytes", (json_int_t)peak, "launches",
-        (double)b->work.launches / a->runs, "untold_launches", (double)b->work.untold / a->runs, "ref_variants_used",
-        ref, "profile", kernels);
+        "{s:s, s:s, s:s, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:f, s:f, s:O, s:O}", "device",
+        d->name, "device_type", cli_device_types[d->type], "kernels", od_family_name(od_device_family(b->device)),
+        "width", a->width, "batch", a->batch, "parameters", (json_int_t)parameters, "first_loss", b->first_loss,
+        "last_loss", b->last_loss, "seconds", seconds, "cpu_seconds", od_bench_median(b->cpu_seconds, a->runs),
+        "images_per_s", a->batch / seconds, "gflop", gflop, "gflop_per_s", gflop / seconds, "peak_bytes",
+        (json_int_t)peak, "peak_rss_bytes", (json_int_t)b->peak_rss, "launches", (double)b->work.launches / a->runs,
+        "untold_launches", (double)b->work.untold / a->runs, "ref_variants_used", ref, "profile", kernels);
     if (!status && !document)
         status = od_fail(OD_ERR_MEMORY, "no memory for a JSON document");
     if (!status && a->json) {
@@ -194,7 +198,8 @@ od_status od_bench_step(int argc, char **argv) {
     b.cpu_seconds = calloc((size_t)a.runs, sizeof *b.cpu_seconds);
     if (!b.seconds || !b.cpu_seconds)
         status = od_fail(OD_ERR_MEMORY, "no memory for %d times", a.runs);
-    if (!status && !(status = prepare(&b, &a)) && !(status = measure(&b, &a)))
+    if (!status && !(status = prepare(&b, &a)) && !(status = measure(&b, &a)) &&
+        !(status = od_bench_limits(a.device, !a.json, &b.limits)))
         status = report(&b, &a);
     free(b.seconds);
     free(b.cpu_seconds);

@@ -55,4 +55,4 @@ def report(args, step, parameters, imported_rss, device_peak=None, **more):
     print(json.dumps({**more, "width": args.width, "batch": args.batch, "parameters": parameters, "seconds": median,
                       "images_per_s": args.batch / median, "cpu_seconds": statistics.median(cpu_seconds),
                       "first_step_seconds": first, "losses": losses, "imported_rss_bytes": imported_rss,
-                      "peak_rss_bytes": peak_rss(), "peak_device_bytes": device_peak() if device_peak else None}))
+                      "peak_device_bytes": device_peak() if device_peak else None}))
