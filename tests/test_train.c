@@ -1,5 +1,6 @@
 /* Training end to end: determinism, resuming, what a run leaves behind, evaluation and export. */
 #include <criterion/criterion.h>
+#include <glob.h>
 #include <math.h>
 #include <signal.h>
 #include <stdint.h>
@@ -9,7 +10,11 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "harness.h"
+#include "offdiag/train.h"
 #include "run_cli.h"
+#include "train/config.h"
+#include "train/schedule.h"
 
 TestSuite(train, .init = cli_setup, .fini = cli_teardown);
 
@@ -75,6 +80,72 @@ Test(train, resumes_simsiam_offdiag_after_sigterm) {
 
 Test(train, resumes_byol_mlp_after_sigint) {
     interrupt_and_resume("--method byol --head mlp --loss cosine --micro-batch 8", SIGINT);
+}
+
+/* Each optimiser's state, DirectPred's matrices and the online classifier are in the checkpoint. A run that ends early
+ * differs from one in one go in its schedule, so the first one is stopped by a signal. */
+Test(train, resumes_lars_with_an_online_classifier) {
+    interrupt_and_resume("--method byol --head mlp --loss normalized --out-norm l2 --optimizer lars --online-linear",
+                         SIGTERM);
+    json_t *last = metrics_line("parts", "epoch", -1);
+    double views = json_number_value(json_object_get(last, "online_linear_views"));
+    double test = json_number_value(json_object_get(last, "online_linear"));
+    cr_assert(views > 0.2 && views <= 1 && test > 0.2 && test <= 1, "%g on views, %g on test images", views, test);
+    json_t *whole = metrics_line("whole", "epoch", -1);
+    cr_assert_eq(views, json_number_value(json_object_get(whole, "online_linear_views")));
+    cr_assert_eq(test, json_number_value(json_object_get(whole, "online_linear")));
+    cr_assert_eq(tensors_with(in_scratch("parts"), "online_linear."), 4);
+    json_decref(last);
+    json_decref(whole);
+}
+
+Test(train, resumes_adamw_with_directpred_one_sided) {
+    interrupt_and_resume("--head directpred --directpred-every 3 --optimizer adamw --lr 0.002 --symmetric=false "
+                         "--micro-batch 8 --online-linear",
+                         SIGINT);
+    cr_assert_gt(tensors_with(in_scratch("parts"), "optimizer.second.backbone."), 10);
+    cr_assert_eq(tensors_with(in_scratch("parts"), "predictor."), 2);
+}
+
+/* Every preset in data/presets is one of the names, and the other way round; each passes the checks. */
+Test(train, presets_load) {
+    const char *root = getenv("OFFDIAG_SOURCE_ROOT");
+    char pattern[1024];
+    int names = 0;
+    glob_t files;
+    (void)snprintf(pattern, sizeof pattern, "%s/data/presets/*.json", root ? root : ".");
+    cr_assert_eq(glob(pattern, 0, NULL, &files), 0);
+    for (; od_preset_names[names]; names++) {
+        od_train_config c;
+        od_train_config_default(&c);
+        OD_MUST(od_train_config_preset(&c, od_preset_names[names]));
+        (void)snprintf(c.out, sizeof c.out, "run");
+        OD_MUST(od_train_config_check(&c));
+    }
+    cr_assert_eq((int)files.gl_pathc, names, "%zu presets, %d names", files.gl_pathc, names);
+    globfree(&files);
+}
+
+/* Warm-up from a rate of its own, the cosine after it, rates by batch size, and the head's decay. */
+Test(train, schedules_are_those_of_the_recipes) {
+    od_train_config c;
+    od_train_config_default(&c);
+    OD_MUST(od_train_config_preset(&c, "byol-cifar10-solo-learn"));
+    c.batch = 512; /* lr 1.0 for 256 images: 2.0 */
+    const uint64_t per_epoch = 97, warmup = 970, total = 97000;
+    od_optim_rates first = od_schedule_at(&c, 0, total, per_epoch), peak = od_schedule_at(&c, warmup, total, per_epoch);
+    od_optim_rates half = od_schedule_at(&c, warmup + (total - warmup) / 2, total, per_epoch);
+    cr_assert_float_eq(first.lr, 3e-5, 1e-9);
+    cr_assert_float_eq(peak.lr, 2, 1e-6);
+    cr_assert_float_eq(peak.head_lr, 2, 1e-6);
+    cr_assert_float_eq(half.lr, 1, 1e-4);
+    cr_assert_float_eq(half.head_lr, 1, 1e-4);
+    cr_assert_float_eq(first.ema_tau, 0.99, 1e-7);
+    cr_assert_float_eq(od_schedule_at(&c, total - 1, total, per_epoch).ema_tau, 1, 1e-6);
+    c.head_decay = false;
+    cr_assert_float_eq(od_schedule_at(&c, total - 1, total, per_epoch).head_lr, 2, 1e-6);
+    od_train_config_default(&c); /* the cosine of the whole run, times a warm-up of 100 steps */
+    cr_assert_float_eq(od_schedule_at(&c, 49, 1000, 10).lr, 0.05 * 0.5 * 0.5 * (1 + cos(M_PI * 0.049)), 1e-8);
 }
 
 /* When the run's checkpoint was written, in ns; 0: there is none. */

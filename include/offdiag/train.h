@@ -18,6 +18,7 @@ typedef struct od_train_config {
     /* data */
     char dataset[64], data[1024]; /* name; folder ("": search) */
     int limit;                    /* training images used; 0: all */
+    int image_side;               /* of a folder's images as they are kept; 0: image_size, or 64 */
     int downsample;               /* images averaged down by this factor first */
     int image_size;               /* side of the views; 0: the image's own */
     int augment;                  /* index in od_augment_names */
@@ -28,16 +29,29 @@ typedef struct od_train_config {
     od_method method; /* enums, each with its names in config.c */
     od_head_kind head;
     od_loss_kind loss;
-    int proj_hidden, proj_dim, head_hidden;
+    od_out_norm out_norm;
+    double loss_scale;
+    bool symmetric, stop_gradient;
+    int proj_layers, proj_hidden, proj_dim, head_hidden;
     bool proj_bn;
+    int directpred_every;
+    double directpred_rho, directpred_eps;
     /* optimisation */
     int epochs, steps, batch, micro_batch; /* steps > 0 replaces epochs; micro_batch 0: as much as fits */
-    double lr, momentum, weight_decay;     /* lr is used as it is, not scaled by the batch */
-    double head_lr;                        /* times lr; constant after the warm-up */
+    od_optimizer optimizer;
+    double lr, momentum, weight_decay; /* momentum: Adam's beta1 */
+    int lr_batch;                      /* lr is for batches of so many images; 0: used as it is */
+    double beta2, lars_eta;
+    double head_lr;  /* times lr; constant after the warm-up */
+    bool head_decay; /* no: it follows the cosine too */
     double head_weight_decay;
-    int warmup; /* steps */
-    double ema; /* BYOL: tau at the start, rises to 1 by a cosine over the run */
+    int warmup, warmup_epochs; /* steps; epochs, if not 0, instead */
+    double warmup_lr;          /* where the warm-up starts */
+    bool cosine_after_warmup;  /* the cosine begins where the warm-up ends */
+    double ema;                /* BYOL: tau at the start, rises to 1 by a cosine over the run */
     bool ema_constant;
+    bool online_linear; /* a linear classifier learns beside, on features that get no gradient from it */
+    double online_lr;
     uint64_t seed;
     /* evaluation */
     int knn_k, knn_bank, knn_queries; /* bank, queries: 0 is all */
@@ -71,6 +85,7 @@ typedef struct od_train_result {
     int epochs;
     bool interrupted;       /* by a signal: a checkpoint was written; call it exit code 130 */
     double knn_before, knn; /* accuracy 0..1; NaN where it was not measured */
+    double online;          /* of the online classifier on test images, likewise */
     double effective_rank, z_std;
     double loss, images_per_s, seconds;
 } od_train_result;

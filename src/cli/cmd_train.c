@@ -97,6 +97,8 @@ static void summarise(const od_train_config *c, const train_args *args, const od
     printf(" before training, ");
     print_percent(r->knn);
     printf(" after (k %d, T %g)\n", c->knn_k, c->knn_t);
+    if (isfinite(r->online))
+        printf("%-16s%.2f %%\n", "Online linear", 100 * r->online);
     if (isfinite(r->effective_rank))
         printf("%-16s%.1f of %d directions in use\n", "Effective rank", r->effective_rank, directions);
     printf("%-16s%llu steps, %.0f images/s, %.0f s in all\n", "Training", (unsigned long long)r->steps, r->images_per_s,

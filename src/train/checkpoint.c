@@ -24,9 +24,9 @@ typedef struct section {
     const char *skip; /* names with this prefix are not in the file */
 } section;
 
-enum { MAX_SECTIONS = 5 };
+enum { MAX_SECTIONS = 8 };
 
-static int sections_of(section out[MAX_SECTIONS], const od_model *model, bool training) {
+static int sections_of(section out[MAX_SECTIONS], const od_model *model, const od_classifier *online, bool training) {
     od_model_arenas a = od_model_get_arenas(model);
     const od_param_table *params = od_model_params(model), *stats = od_model_stats(model);
     int n = 0;
@@ -34,9 +34,16 @@ static int sections_of(section out[MAX_SECTIONS], const od_model *model, bool tr
     out[n++] = (section){"", stats, a.stats, stats->count, NULL};
     if (training) {
         out[n++] = (section){"optimizer.momentum.", params, a.momentum, params->count, NULL};
+        if (a.second.buffer)
+            out[n++] = (section){"optimizer.second.", params, a.second, params->count, NULL};
         if (a.target_value.buffer) {
             out[n++] = (section){"momentum_", params, a.target_value, od_model_head_offset(model), NULL};
             out[n++] = (section){"momentum_", stats, a.target_stats, stats->count, "predictor."};
+        }
+        if (online) {
+            out[n++] = (section){"online_linear.", &online->table, online->param, online->table.count, NULL};
+            out[n++] =
+                (section){"online_linear.momentum.", &online->table, online->momentum, online->table.count, NULL};
         }
     }
     return n;
@@ -105,6 +112,10 @@ static od_status add_metadata(od_safetensors_writer *writer, const od_checkpoint
                   info->std[0], info->std[1], info->std[2], "data_dir", info->data_dir, "device", info->device);
     if (state)
         json_object_set_new(state, "micro_batch", json_integer(info->micro_batch));
+    if (state && info->progress.online_count) {
+        json_object_set_new(state, "online_correct", json_real(info->progress.online_correct));
+        json_object_set_new(state, "online_count", json_integer((json_int_t)info->progress.online_count));
+    }
     if (state && isfinite(info->progress.knn_before))
         json_object_set_new(state, "knn_before", json_real(info->progress.knn_before));
     char *options_text = options ? json_dumps(options, JSON_COMPACT) : NULL;
@@ -122,11 +133,12 @@ static od_status add_metadata(od_safetensors_writer *writer, const od_checkpoint
     return status;
 }
 
-od_status od_checkpoint_save(const char *path, const od_checkpoint_info *info, const od_model *model) {
+od_status od_checkpoint_save(const char *path, const od_checkpoint_info *info, const od_model *model,
+                             const od_classifier *online) {
     section sections[MAX_SECTIONS];
     float *host[MAX_SECTIONS] = {0};
     od_safetensors_writer *writer = NULL;
-    int n = sections_of(sections, model, true);
+    int n = sections_of(sections, model, online, true);
     od_status status = od_safetensors_writer_create(&writer);
     for (int i = 0; i < n && !status; i++)
         status = add_section(writer, &sections[i], &host[i]);
@@ -173,6 +185,9 @@ static bool unpack_state(const json_t *state, od_checkpoint_info *info) {
     info->micro_batch = micro >= 2 && micro <= info->config.batch && info->config.batch % micro == 0 ? (int)micro : 0;
     const json_t *before = json_object_get(state, "knn_before");
     info->progress.knn_before = json_is_number(before) ? json_number_value(before) : NAN;
+    json_int_t online = json_integer_value(json_object_get(state, "online_count"));
+    info->progress.online_count = online > 0 ? (uint64_t)online : 0;
+    info->progress.online_correct = online > 0 ? json_number_value(json_object_get(state, "online_correct")) : 0;
     snprintf(info->data_dir, sizeof info->data_dir, "%s", data_dir);
     snprintf(info->device, sizeof info->device, "%s", device);
     return true;
@@ -278,9 +293,10 @@ out:
     return status;
 }
 
-od_status od_checkpoint_load(const od_safetensors *file, const char *path, od_model *model, bool training) {
+od_status od_checkpoint_load(const od_safetensors *file, const char *path, od_model *model, od_classifier *online,
+                             bool training) {
     section sections[MAX_SECTIONS];
-    int n = sections_of(sections, model, training);
+    int n = sections_of(sections, model, online, training);
     od_status status = OD_OK;
     for (int i = 0; i < n && !status; i++)
         status = load_section(file, path, &sections[i]);

@@ -1,7 +1,9 @@
 /* checkpoint.safetensors: everything that a bit-exact resume needs, in PyTorch's layouts and names.
  *
  *   backbone.*, projector.*, predictor.*                       parameters and BN running statistics
- *   optimizer.momentum.<name>                                  SGD's momentum of each parameter
+ *   optimizer.momentum.<name>                                  momentum of each parameter
+ *   optimizer.second.<name>                                    Adam's mean of squares
+ *   online_linear.weight, .bias, .momentum.*                   the online classifier
  *   momentum_backbone.*, momentum_projector.*                  BYOL's target
  * Metadata (strings): format, options (JSON, every option of the run), step, epoch_loss_sum, epoch_loss_count, dataset
  * facts. Written by atomic replacement. The order of batches and all random numbers follow from seed and step, so
@@ -11,12 +13,15 @@
 
 #include "base/safetensors.h"
 #include "offdiag/train.h"
+#include "train/classifier.h"
 
 typedef struct od_progress_state { /* where the run is */
     uint64_t step;                 /* steps done */
     double epoch_loss_sum;         /* over the steps done in the present epoch */
     uint64_t epoch_loss_count;
-    double knn_before; /* NaN: not measured */
+    double knn_before;     /* NaN: not measured */
+    double online_correct; /* hits of the online classifier in the present epoch, among the views it saw */
+    uint64_t online_count;
 } od_progress_state;
 
 typedef struct od_checkpoint_info { /* what can be known before a model is built */
@@ -29,13 +34,17 @@ typedef struct od_checkpoint_info { /* what can be known before a model is built
     char device[256];
 } od_checkpoint_info;
 
-od_status od_checkpoint_save(const char *path, const od_checkpoint_info *info, const od_model *model);
+/* online: the classifier that learns beside, or NULL. */
+od_status od_checkpoint_save(const char *path, const od_checkpoint_info *info, const od_model *model,
+                             const od_classifier *online);
 
 /* A run directory or a file -> the file's path (malloc'd). */
 od_status od_checkpoint_path(const char *run_or_file, char **path);
 /* Open a checkpoint that holds all of the model it describes; needs no device. */
 od_status od_checkpoint_open(const char *path, od_safetensors **file, od_checkpoint_info *info);
-/* Into a model built with info's configuration. training: momentum and target too. */
-od_status od_checkpoint_load(const od_safetensors *file, const char *path, od_model *model, bool training);
+/* Into a model built with info's configuration. training: the optimiser's state and target too, and the
+ * online classifier unless it is NULL. */
+od_status od_checkpoint_load(const od_safetensors *file, const char *path, od_model *model, od_classifier *online,
+                             bool training);
 
 #endif

@@ -29,7 +29,7 @@ od_status od_trainer_flush_losses(od_trainer *t) {
         uint64_t step = p->step - (uint64_t)t->waiting + (uint64_t)i + 1;
         if (!isfinite(host[i]))
             return diverged(t, step, isnan(host[i]) ? "the loss became NaN" : "the loss became infinite");
-        od_optim_rates rates = od_schedule_at(&t->info.config, step - 1, t->total);
+        od_optim_rates rates = od_schedule_at(&t->info.config, step - 1, t->total, t->batches);
         p->epoch_loss_sum += host[i];
         p->epoch_loss_count++;
         t->result->loss = host[i];
@@ -37,6 +37,8 @@ od_status od_trainer_flush_losses(od_trainer *t) {
                                                "loss", host[i], "lr", rates.lr, "head_lr", rates.head_lr));
         od_watch_step(t, step, host[i], &rates);
     }
+    if (!status && t->online)
+        status = od_online_hits(t->online, t->waiting, &p->online_correct, &p->online_count);
     t->waiting = 0;
     t->flushed = od_now();
     od_watch_flush(t);
@@ -52,6 +54,7 @@ static od_status check_finite(od_trainer *t) {
         size_t count;
     } kept[] = {{a.value, params},
                 {a.momentum, params},
+                {a.second, params},
                 {a.stats, stats},
                 {a.target_value, od_model_head_offset(t->model)},
                 {a.target_stats, stats}};
@@ -77,7 +80,7 @@ od_status od_trainer_save(od_trainer *t) {
     od_status status = OD_OK;
     if ((status = od_trainer_flush_losses(t)) || (status = check_finite(t)))
         return status;
-    return od_checkpoint_save(t->run.checkpoint, &t->info, t->model);
+    return od_checkpoint_save(t->run.checkpoint, &t->info, t->model, t->online ? &t->online->classifier : NULL);
 }
 
 /* At most SPECTRUM_MAX of the logarithms of n singular values, evenly chosen, as a line of their own: what reads
@@ -121,6 +124,14 @@ static od_status knn(od_trainer *t, double *accuracy, double *feature_rank) {
     return status;
 }
 
+/* The online classifier on the test images that kNN asks. */
+static od_status online_test(od_trainer *t, double *accuracy) {
+    double before = od_now();
+    od_status status = od_online_test(t->online, t->model, &t->views, t->dataset, t->info.config.knn_queries, accuracy);
+    t->progress.paused += od_now() - before;
+    return status;
+}
+
 static json_t *number_or_null(double x) {
     return isfinite(x) ? json_real(x) : json_null();
 }
@@ -128,13 +139,17 @@ static json_t *number_or_null(double x) {
 /* The epoch for people. */
 static void show_epoch(od_trainer *t, const od_epoch *e) {
     int limit = t->views.micro < t->info.config.proj_dim ? t->views.micro : t->info.config.proj_dim;
-    char knn_text[32] = "-";
+    char knn_text[32] = "-", online_text[64] = "";
     if (isfinite(e->knn))
         snprintf(knn_text, sizeof knn_text, "%.2f %%", 100 * e->knn);
+    if (isfinite(e->online))
+        snprintf(online_text, sizeof online_text, "  linear %.2f %%", 100 * e->online);
+    else if (isfinite(e->online_train))
+        snprintf(online_text, sizeof online_text, "  linear %.2f %% on views", 100 * e->online_train);
     od_progress_line(&t->progress,
-                     "epoch %llu  step %llu  loss %.4f  kNN %s  effective rank %.1f  |offdiag| %.3f  %.0f images/s",
+                     "epoch %llu  step %llu  loss %.4f  kNN %s%s  effective rank %.1f  |offdiag| %.3f  %.0f images/s",
                      (unsigned long long)e->epoch, (unsigned long long)t->info.progress.step, e->loss, knn_text,
-                     e->collapse.effective_rank, e->offdiag_norm, e->images_per_s);
+                     online_text, e->collapse.effective_rank, e->offdiag_norm, e->images_per_s);
     if (!t->warned && e->collapse.effective_rank < 0.1 * limit) {
         od_progress_line(&t->progress, "The projections use %.1f of %d directions: this run is collapsing.",
                          e->collapse.effective_rank, t->info.config.proj_dim);
@@ -145,28 +160,33 @@ static void show_epoch(od_trainer *t, const od_epoch *e) {
 /* The epoch in metrics.jsonl. */
 static od_status log_epoch(od_trainer *t, const od_epoch *e) {
     const od_collapse *c = &e->collapse;
-    return od_run_log(&t->run,
-                      json_pack("{s:s, s:I, s:I, s:o, s:o, s:f, s:o, s:f, s:f, s:f, s:o, s:o, s:f}", "event", "epoch",
-                                "epoch", (json_int_t)e->epoch, "step", (json_int_t)t->info.progress.step, "loss",
-                                number_or_null(e->loss), "knn", number_or_null(e->knn), "effective_rank",
-                                c->effective_rank, "feature_rank", number_or_null(e->feature_rank), "z_std", c->z_std,
-                                "participation_ratio", c->participation, "mean_correlation", c->mean_correlation,
-                                "offdiag_norm", number_or_null(e->offdiag_norm), "offdiag_max",
-                                number_or_null(e->offdiag_max), "images_per_s", e->images_per_s));
+    json_t *line =
+        json_pack("{s:s, s:I, s:I, s:o, s:o, s:f, s:o, s:f, s:f, s:f, s:o, s:o, s:f}", "event", "epoch", "epoch",
+                  (json_int_t)e->epoch, "step", (json_int_t)t->info.progress.step, "loss", number_or_null(e->loss),
+                  "knn", number_or_null(e->knn), "effective_rank", c->effective_rank, "feature_rank",
+                  number_or_null(e->feature_rank), "z_std", c->z_std, "participation_ratio", c->participation,
+                  "mean_correlation", c->mean_correlation, "offdiag_norm", number_or_null(e->offdiag_norm),
+                  "offdiag_max", number_or_null(e->offdiag_max), "images_per_s", e->images_per_s);
+    if (line && t->online) {
+        json_object_set_new(line, "online_linear", number_or_null(e->online));
+        json_object_set_new(line, "online_linear_views", number_or_null(e->online_train));
+    }
+    return od_run_log(&t->run, line);
 }
 
 od_status od_trainer_finish_epoch(od_trainer *t) {
     const od_train_config *c = &t->info.config;
     od_progress_state *p = &t->info.progress;
-    od_epoch e = {.epoch = (p->step + t->batches - 1) / t->batches, .knn = NAN, .feature_rank = NAN};
+    od_epoch e = {.epoch = (p->step + t->batches - 1) / t->batches, .knn = NAN, .feature_rank = NAN, .online = NAN};
     float norm = 0, largest = 0;
     od_status status = OD_OK;
     if ((status = od_trainer_flush_losses(t)) || (status = projection_metrics(t, &e)) || (status = od_watch_views(t)) ||
         (status = od_model_offdiag(t->model, &norm, &largest)))
         return status;
     if ((p->step == t->total || (c->eval_every && e.epoch % (uint64_t)c->eval_every == 0)) &&
-        (status = knn(t, &e.knn, &e.feature_rank)))
+        ((status = knn(t, &e.knn, &e.feature_rank)) || (t->online && (status = online_test(t, &e.online)))))
         return status;
+    e.online_train = p->online_count ? p->online_correct / (double)p->online_count : NAN;
     e.offdiag_norm = norm;
     e.offdiag_max = largest;
     e.loss = p->epoch_loss_count ? p->epoch_loss_sum / (double)p->epoch_loss_count : NAN;
@@ -176,12 +196,16 @@ od_status od_trainer_finish_epoch(od_trainer *t) {
         return status;
     if (isfinite(e.knn))
         t->result->knn = e.knn;
+    if (isfinite(e.online))
+        t->result->online = e.online;
     t->result->effective_rank = e.collapse.effective_rank;
     t->result->z_std = e.collapse.z_std;
     t->result->images_per_s = e.images_per_s;
     t->result->epochs = (int)e.epoch;
     p->epoch_loss_sum = 0;
     p->epoch_loss_count = 0;
+    p->online_correct = 0;
+    p->online_count = 0;
     return od_trainer_save(t);
 }
 

@@ -5,9 +5,7 @@
 #include <string.h>
 
 #include "base/rng.h"
-#include "offdiag/ops/gemm.h"
-#include "offdiag/ops/loss.h"
-#include "offdiag/ops/optim.h"
+#include "train/classifier.h"
 
 static const float default_sweep[] = {0.01f, 0.03f, 0.1f, 0.3f, 1, 3, 10, 30};
 
@@ -26,35 +24,27 @@ typedef struct probe {
     od_device *device;
     const od_probe_config *config;
     int d, classes;
-    od_span param, momentum, grad; /* w (d, classes), then bias (classes) */
-    od_span x, logits, dlogits;    /* (batch, d), (batch, classes), (batch, classes) */
-    od_span loss, correct;         /* (1), (batches of the larger set) */
-    od_buffer *labels;             /* (batch) int32 */
-    float *host_x;                 /* (batch, d) */
-    int32_t *host_labels;          /* (batch) */
-    uint32_t *order;               /* (train rows) */
-    float *counts;                 /* as `correct` */
+    od_classifier classifier;
+    od_span x;             /* (batch, d) */
+    od_span loss, correct; /* (1), (batches of the larger set) */
+    od_buffer *labels;     /* (batch) int32 */
+    float *host_x;         /* (batch, d) */
+    int32_t *host_labels;  /* (batch) */
+    uint32_t *order;       /* (train rows) */
+    float *counts;         /* as `correct` */
 } probe;
-
-static size_t param_count(const probe *p) {
-    return ((size_t)p->d + 1) * p->classes;
-}
 
 static size_t batches(const probe *p, int n) {
     return ((size_t)n + p->config->batch - 1) / p->config->batch;
 }
 
 static od_status probe_create(probe *p, int train_rows, int test_rows) {
-    size_t batch = p->config->batch, d = p->d, classes = p->classes;
+    size_t batch = p->config->batch, d = p->d;
     size_t most = batches(p, train_rows > test_rows ? train_rows : test_rows);
     od_status status = OD_OK;
-    if ((status = od_span_create(p->device, param_count(p), &p->param)) ||
-        (status = od_span_create(p->device, param_count(p), &p->momentum)) ||
-        (status = od_span_create(p->device, param_count(p), &p->grad)) ||
-        (status = od_span_create(p->device, batch * d, &p->x)) ||
-        (status = od_span_create(p->device, batch * classes, &p->logits)) ||
-        (status = od_span_create(p->device, batch * classes, &p->dlogits)) ||
-        (status = od_span_create(p->device, 1, &p->loss)) || (status = od_span_create(p->device, most, &p->correct)) ||
+    if ((status = od_classifier_create(&p->classifier, p->device, p->d, p->classes, p->config->batch)) ||
+        (status = od_span_create(p->device, batch * d, &p->x)) || (status = od_span_create(p->device, 1, &p->loss)) ||
+        (status = od_span_create(p->device, most, &p->correct)) ||
         (status = od_buffer_create(p->device, batch * sizeof(int32_t), &p->labels)))
         return od_fail_in(status, "linear probe of %zu features: ", d);
     p->host_x = malloc(batch * d * sizeof(float));
@@ -67,10 +57,10 @@ static od_status probe_create(probe *p, int train_rows, int test_rows) {
 }
 
 static void probe_destroy(probe *p) {
-    od_buffer *buffers[] = {p->param.buffer,   p->momentum.buffer, p->grad.buffer,    p->x.buffer, p->logits.buffer,
-                            p->dlogits.buffer, p->loss.buffer,     p->correct.buffer, p->labels};
+    od_buffer *buffers[] = {p->x.buffer, p->loss.buffer, p->correct.buffer, p->labels};
     for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++)
         od_buffer_release(buffers[i]);
+    od_classifier_destroy(&p->classifier);
     free(p->host_x);
     free(p->host_labels);
     free(p->order);
@@ -89,18 +79,8 @@ static od_status upload(probe *p, const od_features *f, const uint32_t *ids, int
 
 /* x -> logits -> loss -> gradients -> SGD; the loss adds up on the device. */
 static od_status step(probe *p, int rows, float lr) {
-    od_span w = p->param, bias = od_span_at(p->param, (size_t)p->d * p->classes);
-    od_span dw = p->grad, dbias = od_span_at(p->grad, (size_t)p->d * p->classes);
-    od_status status = OD_OK;
-    if ((status = od_linear_forward(p->device, p->logits, p->x, w, bias, rows, p->d, p->classes)) ||
-        (status = od_softmax_cross_entropy(p->device, p->loss, OD_NO_SPAN, p->dlogits, p->logits, p->labels, 0, rows,
-                                           p->classes, 1, true)) ||
-        (status =
-             od_linear_backward(p->device, OD_NO_SPAN, dw, dbias, p->dlogits, p->x, w, rows, p->d, p->classes, false)))
-        return status;
-    const od_optim_range all = {
-        .param = p->param, .momentum = p->momentum, .grad = p->grad, .count = param_count(p)};
-    return od_sgd_step(p->device, &all, lr, p->config->momentum, p->config->weight_decay);
+    od_status status = od_classifier_gradient(&p->classifier, p->loss, OD_NO_SPAN, p->x, p->labels, 0, rows, 1, false);
+    return status ? status : od_classifier_step(&p->classifier, lr, p->config->momentum, p->config->weight_decay);
 }
 
 /* Train from zero on the rows ids (n) of f; *loss: the mean of the last epoch. */
@@ -112,7 +92,7 @@ static od_status fit(probe *p, double *loss, const od_features *f, const uint32_
     uint32_t *rows = malloc(batch * sizeof *rows);
     if (!rows)
         return od_fail(OD_ERR_MEMORY, "linear probe: no memory for a batch of %d rows", batch);
-    if ((status = od_span_zero(p->param, param_count(p))) || (status = od_span_zero(p->momentum, param_count(p))))
+    if ((status = od_classifier_reset(&p->classifier)))
         goto out;
     for (int epoch = 0; epoch < epochs; epoch++) {
         od_rng_permutation(p->order, n, p->config->seed, epoch);
@@ -137,16 +117,14 @@ out:
 
 /* Accuracy on the rows ids (n) of f; the counts of all batches come back in one read. */
 static od_status score(probe *p, double *accuracy, const od_features *f, const uint32_t *ids, int n) {
-    od_span w = p->param, bias = od_span_at(p->param, (size_t)p->d * p->classes);
     od_status status = OD_OK;
     int batch = p->config->batch;
     double correct = 0;
     for (int first = 0; first < n; first += batch) {
         int count = n - first < batch ? n - first : batch;
         if ((status = upload(p, f, ids + first, count)) ||
-            (status = od_linear_forward(p->device, p->logits, p->x, w, bias, count, p->d, p->classes)) ||
-            (status = od_softmax_cross_entropy(p->device, p->loss, od_span_at(p->correct, first / batch), OD_NO_SPAN,
-                                               p->logits, p->labels, 0, count, p->classes, 1, false)))
+            (status = od_classifier_score(&p->classifier, p->loss, od_span_at(p->correct, first / batch), p->x,
+                                          p->labels, count)))
             return status;
     }
     if ((status = od_span_read(p->correct, p->counts, batches(p, n))))

@@ -36,15 +36,19 @@ static od_status train_step(od_trainer *t) {
     od_span loss = od_span_at(t->losses, (size_t)t->waiting);
     int micro = t->views.micro;
     od_status status = OD_OK;
-    if ((status = od_loader_next(t->loader, &batch)) || (status = od_views_upload(&t->views, batch)))
+    if ((status = od_loader_next(t->loader, &batch)) || (status = od_views_upload(&t->views, batch)) ||
+        (t->online && (status = od_online_upload(t->online, batch, t->waiting))))
         return status;
     for (int part = 0; part < t->parts; part++) {
         if ((status = od_views_make(&t->views, part * micro, micro, batch->epoch)) ||
-            (status = od_model_step(t->model, loss, t->views.x, micro, 1.0f / (float)t->parts, part > 0)))
+            (status = od_model_step(t->model, loss, t->views.x, micro, (float)(t->info.config.loss_scale / t->parts),
+                                    part > 0)) ||
+            (t->online && (status = od_online_part(t->online, od_model_step_features(t->model), part, t->waiting))))
             return status;
     }
-    od_optim_rates rates = od_schedule_at(&t->info.config, p->step, t->total);
-    if ((status = od_model_optimize(t->model, &rates)))
+    od_optim_rates rates = od_schedule_at(&t->info.config, p->step, t->total, t->batches);
+    if ((status = od_model_optimize(t->model, &rates)) ||
+        (t->online && (status = od_online_step(t->online, od_schedule_online(&t->info.config, p->step, t->total)))))
         return status;
     p->step++;
     t->waiting++;
@@ -80,7 +84,8 @@ od_status od_train(const od_train_config *config, od_train_result *result) {
     od_status status = od_train_config_check(config);
     if (status)
         return status;
-    *result = (od_train_result){.knn_before = NAN, .knn = NAN, .effective_rank = NAN, .z_std = NAN, .loss = NAN};
+    *result = (od_train_result){
+        .knn_before = NAN, .knn = NAN, .online = NAN, .effective_rank = NAN, .z_std = NAN, .loss = NAN};
     od_trainer t = {
         .info = {.config = *config, .progress = {.knn_before = NAN}}, .result = result, .run = {.lock = -1}};
     od_device_options options = {.family = (od_family)config->kernels, .memory_bytes = (uint64_t)config->memory << 20};

@@ -32,7 +32,7 @@ static od_status open_loaded(loaded *l, const char *path, const char *device, od
     od_safetensors *file = NULL;
     char *file_path = NULL;
     od_model_config model_config;
-    od_augment_policy policy;
+    od_augment_policy policies[2];
     od_device_options options = {.family = family};
     od_status status = OD_OK;
     *l = (loaded){0};
@@ -42,9 +42,10 @@ static od_status open_loaded(loaded *l, const char *path, const char *device, od
     od_train_model_config(&model_config, &info->config, info->image_side);
     if ((status = od_device_open(device, &options, &l->device)) ||
         (status = od_model_create(l->device, &model_config, EVAL_ROWS, &l->model)) ||
-        (status = od_checkpoint_load(file, file_path, l->model, false)) || !data)
+        (status = od_checkpoint_load(file, file_path, l->model, NULL, false)) || !data)
         goto out;
-    if ((status = od_dataset_open(info->config.dataset, data[0] ? data : info->data_dir, &l->dataset)) ||
+    if ((status = od_dataset_open(info->config.dataset, data[0] ? data : info->data_dir,
+                                  od_train_image_side(&info->config), &l->dataset)) ||
         (status = od_dataset_downsample(l->dataset, info->config.downsample)))
         goto out;
     if (l->dataset->h != info->image_side || l->dataset->c != info->channels || l->dataset->classes != info->classes) {
@@ -54,8 +55,8 @@ static od_status open_loaded(loaded *l, const char *path, const char *device, od
         goto out;
     }
     od_split_limit(&l->dataset->train, (size_t)info->config.limit);
-    od_augment_policy_named(&policy, info->config.augment, info->config.crop_min, info->mean, info->std);
-    status = od_views_create(&l->views, l->device, l->dataset, &policy, model_config.image_size, 2 * EVAL_ROWS,
+    od_augment_policies_named(policies, info->config.augment, info->config.crop_min, info->mean, info->std);
+    status = od_views_create(&l->views, l->device, l->dataset, policies, model_config.image_size, 2 * EVAL_ROWS,
                              EVAL_ROWS, info->config.seed);
 out:
     od_safetensors_close(file);

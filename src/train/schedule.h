@@ -4,9 +4,11 @@
 
 #include "offdiag/train.h"
 
-/* Rates for step 0..total-1: linear warm-up (both), then the encoder's decays by a half cosine over the whole run while
- * the head's stays (solo-learn and SimSiam: a constant predictor rate). tau rises from ema to 1 by a half cosine
- * (BYOL). */
-od_optim_rates od_schedule_at(const od_train_config *config, uint64_t step, uint64_t total);
+/* Rates for step 0..total-1: linear warm-up (both), then the encoder's decays by a half cosine over the whole run, or
+ * over what the warm-up leaves of it, while the head's stays (solo-learn and SimSiam: a constant predictor rate) unless
+ * it is to decay too. tau rises from ema to 1 by a half cosine (BYOL). per_epoch: steps of an epoch. */
+od_optim_rates od_schedule_at(const od_train_config *config, uint64_t step, uint64_t total, uint64_t per_epoch);
+/* The online classifier's learning rate: a half cosine. */
+float od_schedule_online(const od_train_config *config, uint64_t step, uint64_t total);
 
 #endif

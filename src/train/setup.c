@@ -13,7 +13,7 @@
 static od_status open_data(od_trainer *t) {
     od_train_config *c = &t->info.config;
     od_status status = OD_OK;
-    if ((status = od_dataset_open(c->dataset, c->data, &t->dataset)) ||
+    if ((status = od_dataset_open(c->dataset, c->data, od_train_image_side(c), &t->dataset)) ||
         (status = od_dataset_downsample(t->dataset, c->downsample)))
         return status;
     od_split_limit(&t->dataset->train, (size_t)c->limit);
@@ -68,9 +68,9 @@ static od_status try_passes(od_trainer *t, const od_model_config *model_config, 
 static od_status build_model(od_trainer *t) {
     const od_train_config *c = &t->info.config;
     od_model_config model_config;
-    od_augment_policy policy;
+    od_augment_policy policies[2];
     od_train_model_config(&model_config, c, t->dataset->h);
-    od_augment_policy_named(&policy, c->augment, c->crop_min, t->dataset->mean, t->dataset->std);
+    od_augment_policies_named(policies, c->augment, c->crop_min, t->dataset->mean, t->dataset->std);
     od_status status = od_span_create(t->device, OD_LOSS_SLOTS, &t->losses);
     /* a resumed run keeps its split, as batch norm's statistics depend on it */
     const int wanted = c->micro_batch ? c->micro_batch : t->info.micro_batch ? t->info.micro_batch : c->batch;
@@ -80,7 +80,7 @@ static od_status build_model(od_trainer *t) {
     for (;;) {
         status = od_model_create(t->device, &model_config, micro, &t->model);
         if (!status)
-            status = od_views_create(&t->views, t->device, t->dataset, &policy, model_config.image_size, c->batch,
+            status = od_views_create(&t->views, t->device, t->dataset, policies, model_config.image_size, c->batch,
                                      micro, c->seed);
         if (!status)
             status = try_passes(t, &model_config, micro);
@@ -96,6 +96,9 @@ static od_status build_model(od_trainer *t) {
         return status;
     t->parts = c->batch / micro;
     t->info.micro_batch = micro;
+    if (c->online_linear && (status = od_online_create(&t->online, t->device, od_model_feature_dim(t->model),
+                                                       t->dataset->classes, c->batch, t->parts, OD_LOSS_SLOTS)))
+        return status;
     if (micro < wanted)
         od_progress_line(&t->progress,
                          "The batch of %d does not fit this device's memory: it runs in %d parts of %d, with "
@@ -118,7 +121,8 @@ static json_t *about_run(const od_trainer *t) {
 
 static od_status resume_state(od_trainer *t, const od_safetensors *file) {
     od_status status = OD_OK;
-    if ((status = od_checkpoint_load(file, t->run.checkpoint, t->model, true)))
+    if ((status =
+             od_checkpoint_load(file, t->run.checkpoint, t->model, t->online ? &t->online->classifier : NULL, true)))
         return status;
     uint64_t step = t->info.progress.step;
     if (step > t->total)
@@ -186,6 +190,7 @@ void od_trainer_close(od_trainer *t) {
     od_loader_destroy(t->loader);
     od_views_destroy(&t->views);
     od_model_destroy(t->model);
+    od_online_destroy(t->online);
     od_buffer_release(t->losses.buffer);
     od_dataset_close(t->dataset);
     od_device_close(t->device);

@@ -4,6 +4,7 @@
 
 #include "train/checkpoint.h"
 #include "train/metrics.h"
+#include "train/online.h"
 #include "train/progress.h"
 #include "train/run.h"
 #include "train/views.h"
@@ -17,6 +18,7 @@ typedef struct od_trainer {
     od_loader *loader;
     od_views views;
     od_model *model;
+    od_online *online; /* NULL: not asked for */
     od_run run;
     struct od_tensorboard *tensorboard; /* NULL: not asked for, or given up */
     od_progress progress;
@@ -34,6 +36,7 @@ typedef struct od_trainer {
 typedef struct od_epoch {
     uint64_t epoch;
     double loss, knn, feature_rank;
+    double online, online_train; /* accuracy on test images, and on views as it learned */
     double offdiag_norm, offdiag_max;
     double images_per_s;
     od_collapse collapse;

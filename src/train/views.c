@@ -1,10 +1,10 @@
 #include "train/views.h"
 
-od_status od_views_create(od_views *v, od_device *device, const od_dataset *dataset, const od_augment_policy *policy,
+od_status od_views_create(od_views *v, od_device *device, const od_dataset *dataset, const od_augment_policy policies[2],
                           int size, int capacity, int micro, uint64_t seed) {
     od_status status = OD_OK;
     *v = (od_views){.device = device,
-                    .policy = *policy,
+                    .policies = {policies[0], policies[1]},
                     .seed = seed,
                     .h = dataset->h,
                     .w = dataset->w,
@@ -42,7 +42,7 @@ od_status od_views_make(od_views *v, int first, int n, uint32_t epoch) {
     size_t view_size = (size_t)n * v->size * v->size * 4;
     od_status status = OD_OK;
     for (uint32_t view = 0; view < 2 && !status; view++)
-        status = od_augment(v->device, &shape, &v->policy, od_span_at(v->x, view * view_size), v->images,
+        status = od_augment(v->device, &shape, &v->policies[view], od_span_at(v->x, view * view_size), v->images,
                             first * image_bytes(v), v->ids, first * sizeof(uint32_t), v->seed, epoch, view);
     return status;
 }
@@ -53,5 +53,5 @@ od_status od_views_plain(od_views *v, const od_split *split, int first, int n) {
         return od_fail(OD_ERR_ARGUMENT, "images %d to %d of %d for buffers of %d", first, first + n, split->n,
                        v->capacity);
     od_status status = od_buffer_write(v->images, 0, split->images + first * image_bytes(v), n * image_bytes(v));
-    return status ? status : od_augment_none(v->device, &shape, &v->policy, v->x, v->images, 0);
+    return status ? status : od_augment_none(v->device, &shape, &v->policies[0], v->x, v->images, 0);
 }

@@ -8,7 +8,7 @@
 
 typedef struct od_views {
     od_device *device;
-    od_augment_policy policy;
+    od_augment_policy policies[2]; /* of view 1 and view 2 */
     uint64_t seed;
     int h, w, c, size;       /* images (h, w, c) uint8 -> views (size, size, 4) */
     int capacity;            /* images that fit the buffers */
@@ -18,8 +18,8 @@ typedef struct od_views {
 } od_views;
 
 /* capacity: images of a whole batch; micro: images whose two views x holds. */
-od_status od_views_create(od_views *v, od_device *device, const od_dataset *dataset, const od_augment_policy *policy,
-                          int size, int capacity, int micro, uint64_t seed);
+od_status od_views_create(od_views *v, od_device *device, const od_dataset *dataset,
+                          const od_augment_policy policies[2], int size, int capacity, int micro, uint64_t seed);
 void od_views_destroy(od_views *v);
 
 od_status od_views_upload(od_views *v, const od_batch *batch);

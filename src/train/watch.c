@@ -53,6 +53,8 @@ static void write_epoch(od_trainer *t, const od_epoch *e) {
         {"epoch/loss", e->loss},
         {"eval/knn", e->knn},
         {"eval/feature_rank", e->feature_rank},
+        {"eval/online_linear", e->online},
+        {"train/online_linear", e->online_train},
         {"collapse/effective_rank", e->collapse.effective_rank},
         {"collapse/z_std", e->collapse.z_std},
         {"collapse/participation_ratio", e->collapse.participation},
@@ -94,7 +96,7 @@ od_status od_watch_views(od_trainer *t) {
         int view = i / images, column = i % images % columns, row = i % images / columns;
         size_t top = GAP + row * (2 * size + 2 * GAP) + (size_t)view * (size + GAP / 2),
                left = GAP + column * (size + GAP);
-        draw_view(picture + (top * width + left) * 3, width, x + i * image, size, v->policy.mean, v->policy.std);
+        draw_view(picture + (top * width + left) * 3, width, x + i * image, size, v->policies[0].mean, v->policies[0].std);
     }
     if (!status)
         wrote(t, od_tensorboard_image(t->tensorboard, t->info.progress.step, "views/batch", picture, width, height));
