@@ -1,9 +1,12 @@
 /* Optimiser steps, random fills and the off-diagonal head. */
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/rng.h"
+#include "base/safetensors.h"
 #include "harness.h"
 #include "offdiag/ops/head.h"
 #include "offdiag/ops/optim.h"
@@ -159,6 +162,65 @@ Test(optim, steps) {
         }
         if (od_case(cs, "sgd target becomes the parameters family=%s", family))
             check_sgd(cs, device, 1025, 0);
+        od_cases_end(cs);
+    }
+}
+
+/* ---- PyTorch's own steps (tools/make_optim_golden.py) ------------------------------------------------------------ */
+
+enum { GOLDEN = 7 * 5 + 11 + 4 * 3, GOLDEN_STEPS = 4 };
+
+static void golden_values(const char *name, od_dtype as, size_t count, void *out) {
+    const char *root = getenv("OFFDIAG_SOURCE_ROOT");
+    char path[1024];
+    od_safetensors *file = NULL;
+    (void)snprintf(path, sizeof path, "%s/tests/golden/optim.safetensors", root ? root : ".");
+    OD_MUST(od_safetensors_open(path, &file));
+    OD_MUST(od_safetensors_read_as(file, name, as, count, out));
+    od_safetensors_close(file);
+}
+
+static od_status golden_step(od_device *device, od_lars *lars, const char *name, const od_optim_range *range,
+                             uint64_t step) {
+    const float lr = 0.05F, mu = 0.9F, wd = 0.01F;
+    const od_adam_rates adam = {lr, mu, 0.99F, 1e-8F, wd, strcmp(name, "adamw") == 0, step + 1};
+    if (strcmp(name, "sgd") == 0)
+        return od_sgd_step(device, range, lr, mu, wd);
+    if (strcmp(name, "lars") == 0)
+        return od_lars_step(lars, range, lr, mu, wd, 0.02F);
+    return od_adam_step(device, range, &adam);
+}
+
+static void check_golden(od_cases *cs, od_device *device, const char *name) {
+    static const od_lars_tensor tensors[] = {
+        {0, 35, true, true}, {35, 11, false, false}, {46, 12, true, true}}; /* (7, 5), (11), (4, 3) */
+    float start[GOLDEN], grads[GOLDEN_STEPS * GOLDEN], zeros[GOLDEN] = {0};
+    double after[GOLDEN_STEPS * GOLDEN];
+    od_lars *lars = NULL;
+    golden_values("start", OD_F32, GOLDEN, start);
+    golden_values("grads", OD_F32, OD_COUNT(grads), grads);
+    golden_values(name, OD_F64, OD_COUNT(after), after);
+    od_optim_range range = {.param = od_case_inout(cs, "param", start, GOLDEN),
+                            .momentum = od_case_inout(cs, "momentum", zeros, GOLDEN),
+                            .second = od_case_inout(cs, "second", zeros, GOLDEN),
+                            .count = GOLDEN};
+    OD_MUST(od_lars_create(device, tensors, OD_COUNT(tensors), &lars));
+    for (uint64_t step = 0; step < GOLDEN_STEPS; step++) {
+        range.grad = od_case_input(cs, "grad", grads + step * GOLDEN, GOLDEN);
+        if (od_case_ok(cs, golden_step(device, lars, name, &range, step)))
+            od_case_expect(cs, range.param, after + step * GOLDEN, 5e-7, 0);
+    }
+    od_lars_destroy(lars);
+}
+
+Test(optim, steps_are_pytorchs) {
+    static const char *const names[] = {"sgd", "lars", "adam", "adamw"};
+    for (size_t f = 0; f < OD_COUNT(families); f++) {
+        od_device *device = od_test_device(families[f]);
+        od_cases *cs = od_cases_begin(device);
+        for (size_t i = 0; i < OD_COUNT(names); i++)
+            if (od_case(cs, "golden %s family=%s", names[i], od_family_name(families[f])))
+                check_golden(cs, device, names[i]);
         od_cases_end(cs);
     }
 }
