@@ -242,9 +242,9 @@ Test(data, cifar_records) {
     const char *path = in_scratch("batch.bin");
     od_split split = {0};
     put(path, bytes, RECORDS * RECORD);
-    OD_MUST(od_cifar_read(path, 1, 10, RECORDS, &split));
+    OD_MUST(od_cifar_read(path, 1, 0, 10, RECORDS, &split));
     put_gz(path, bytes, RECORDS * RECORD);
-    OD_MUST(od_cifar_read(path, 1, 10, RECORDS, &split)); /* appended */
+    OD_MUST(od_cifar_read(path, 1, 0, 10, RECORDS, &split)); /* appended */
     cr_assert_eq(split.n, 2 * RECORDS);
     for (int i = 0; i < 2 * RECORDS; i++) {
         const uint8_t *record = bytes + i % RECORDS * RECORD;
@@ -256,13 +256,14 @@ Test(data, cifar_records) {
     od_split_free(&split);
 
     put(path, bytes, RECORDS * RECORD - 3073); /* cut between two records */
-    expect_bad(od_cifar_read(path, 1, 10, RECORDS, &split), OD_ERR_FORMAT, path,
+    expect_bad(od_cifar_read(path, 1, 0, 10, RECORDS, &split), OD_ERR_FORMAT, path,
                "expected 215110 bytes, found only 212037");
     put(path, bytes, RECORDS * RECORD + 1);
-    expect_bad(od_cifar_read(path, 1, 10, RECORDS, &split), OD_ERR_FORMAT, path, "expected 215110 bytes, found more");
+    expect_bad(od_cifar_read(path, 1, 0, 10, RECORDS, &split), OD_ERR_FORMAT, path,
+               "expected 215110 bytes, found more");
     bytes[65 * RECORD] = 77;
     put(path, bytes, RECORDS * RECORD);
-    expect_bad(od_cifar_read(path, 1, 10, RECORDS, &split), OD_ERR_FORMAT, path, "found 77 at record 65");
+    expect_bad(od_cifar_read(path, 1, 0, 10, RECORDS, &split), OD_ERR_FORMAT, path, "found 77 at record 65");
     cr_expect_eq(split.n, 0);
     od_split_free(&split);
     free(bytes);
@@ -273,16 +274,16 @@ Test(data, cifar_records) {
 
 Test(data, names_and_places) {
     od_dataset *dataset;
-    expect_bad(od_dataset_open("fasion-mnist", NULL, &dataset), OD_ERR_USAGE, "fasion-mnist", "'fashion-mnist'");
-    expect_bad(od_dataset_open("cifar-10", NULL, &dataset), OD_ERR_USAGE, "cifar-10", "'cifar10'");
+    expect_bad(od_dataset_open("fasion-mnist", NULL, 0, &dataset), OD_ERR_USAGE, "fasion-mnist", "'fashion-mnist'");
+    expect_bad(od_dataset_open("cifar-10", NULL, 0, &dataset), OD_ERR_USAGE, "cifar-10", "'cifar10'");
     cr_expect_null(dataset);
     /* A folder that the caller names is the only one searched. */
-    expect_bad(od_dataset_open("fashion-mnist", scratch, &dataset), OD_ERR_IO, scratch, "dataset-fashion-mnist");
+    expect_bad(od_dataset_open("fashion-mnist", scratch, 0, &dataset), OD_ERR_IO, scratch, "dataset-fashion-mnist");
     cr_expect(!strstr(od_error_message(), "/usr/share"), "%s", od_error_message());
     setenv("OFFDIAG_DATA", scratch, 1);
-    expect_bad(od_dataset_open("mnist", NULL, &dataset), OD_ERR_IO, scratch, "/usr/share/datasets/mnist");
+    expect_bad(od_dataset_open("mnist", NULL, 0, &dataset), OD_ERR_IO, scratch, "/usr/share/datasets/mnist");
     for (const char *const *name = od_dataset_names(); *name; name++)
-        cr_expect_neq(od_dataset_open(*name, scratch, &dataset), OD_ERR_USAGE, "%s", *name);
+        cr_expect_neq(od_dataset_open(*name, scratch, 0, &dataset), OD_ERR_USAGE, "%s", *name);
 }
 
 Test(data, mnist_in_a_folder) {
@@ -291,9 +292,9 @@ Test(data, mnist_in_a_folder) {
     put(in_scratch("train-images-idx3-ubyte"), p.images, p.images_size);
     put_gz(in_scratch("train-labels-idx1-ubyte.gz"), p.labels, p.labels_size);
     put(in_scratch("t10k-images-idx3-ubyte"), p.images, p.images_size);
-    expect_bad(od_dataset_open("mnist", scratch, &dataset), OD_ERR_IO, "t10k-labels-idx1-ubyte", "found none");
+    expect_bad(od_dataset_open("mnist", scratch, 0, &dataset), OD_ERR_IO, "t10k-labels-idx1-ubyte", "found none");
     put(in_scratch("t10k-labels-idx1-ubyte"), p.labels, p.labels_size);
-    OD_MUST(od_dataset_open("mnist", scratch, &dataset));
+    OD_MUST(od_dataset_open("mnist", scratch, 0, &dataset));
     cr_expect(dataset->train.n == N && dataset->test.n == N && dataset->classes == 10 && dataset->c == 1);
     cr_expect_str_eq(dataset->dir, scratch);
     od_split_limit(&dataset->train, 3);
@@ -316,12 +317,12 @@ Test(data, cifar10_in_a_parent_folder) {
         put(in_scratch(file), &label, 1);
         cr_assert_eq(truncate(in_scratch(file), 30730000), 0);
     }
-    OD_MUST(od_dataset_open("cifar10", scratch, &dataset));
+    OD_MUST(od_dataset_open("cifar10", scratch, 0, &dataset));
     cr_expect(dataset->train.n == 50000 && dataset->test.n == 10000 && dataset->h == 32 && dataset->c == 3);
     cr_expect(dataset->train.labels[0] == 1 && dataset->train.labels[40000] == 5 && dataset->test.labels[0] == 6);
     od_dataset_close(dataset);
     cr_assert_eq(truncate(in_scratch(file), 30730000 / 2), 0);
-    expect_bad(od_dataset_open("cifar10", scratch, &dataset), OD_ERR_FORMAT, "test_batch.bin",
+    expect_bad(od_dataset_open("cifar10", scratch, 0, &dataset), OD_ERR_FORMAT, "test_batch.bin",
                "expected 30730000 bytes, found only 15365000");
 }
 
@@ -331,7 +332,7 @@ Test(data, real_fashion_mnist) {
     od_dataset *dataset;
     static const int32_t train[] = {9, 0, 0, 3, 0, 2, 7, 2, 5, 5}, test[] = {9, 2, 1, 1, 6, 1, 4, 6, 5, 7};
     unsetenv("OFFDIAG_DATA");
-    OD_MUST(od_dataset_open("fashion-mnist", NULL, &dataset));
+    OD_MUST(od_dataset_open("fashion-mnist", NULL, 0, &dataset));
     cr_expect(dataset->train.n == 60000 && dataset->test.n == 10000);
     cr_expect_arr_eq(dataset->train.labels, train, sizeof(train));
     cr_expect_arr_eq(dataset->test.labels, test, sizeof(test));
@@ -358,7 +359,7 @@ Test(data, real_cifar10) {
     if (!dir)
         cr_skip_test("OFFDIAG_CIFAR10 does not name cifar-10-batches-bin");
     od_dataset *dataset;
-    OD_MUST(od_dataset_open("cifar10", dir, &dataset));
+    OD_MUST(od_dataset_open("cifar10", dir, 0, &dataset));
     cr_expect(dataset->train.n == 50000 && dataset->test.n == 10000);
     int per_class[10] = {0};
     for (int i = 0; i < 50000; i++)

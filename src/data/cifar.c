@@ -5,7 +5,7 @@
 
 enum { SIDE = 32, PLANE = SIDE * SIDE, PIXELS = 3 * PLANE, CHUNK = 64 };
 
-od_status od_cifar_read(const char *path, int label_bytes, int classes, int records, od_split *out) {
+od_status od_cifar_read(const char *path, int label_bytes, int which, int classes, int records, od_split *out) {
     const size_t record = (size_t)label_bytes + PIXELS, total = (size_t)out->n + (size_t)records;
     od_stream *stream = NULL;
     uint8_t *chunk = malloc(CHUNK * record);
@@ -32,12 +32,12 @@ od_status od_cifar_read(const char *path, int label_bytes, int classes, int reco
         for (int i = 0; i < n; i++, done++) {
             const uint8_t *in = chunk + (size_t)i * record;
             uint8_t *to = out->images + ((size_t)out->n + (size_t)done) * PIXELS;
-            if (in[label_bytes - 1] >= classes) {
+            if (in[which] >= classes) {
                 status = od_fail(OD_ERR_FORMAT, "%s: expected labels 0 to %d, found %d at record %d", path, classes - 1,
-                                 in[label_bytes - 1], done);
+                                 in[which], done);
                 goto out;
             }
-            out->labels[out->n + done] = in[label_bytes - 1];
+            out->labels[out->n + done] = in[which];
             in += label_bytes;
             for (int p = 0; p < PLANE; p++)
                 for (int k = 0; k < 3; k++)

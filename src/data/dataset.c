@@ -2,38 +2,45 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/text.h"
+#include "data/class_names.h"
 #include "data/reader.h"
 
 typedef struct dataset_kind {
     const char *name;
     const char *folder; /* the usual name of the folder that holds the files */
-    const char *probe;  /* a file that tells that folder; found with ".gz" too */
+    const char *probe;  /* a file that tells that folder; found with ".gz" too. NULL: any folder, which must be named */
     int h, w, c, classes;
     const char *const *class_names;
-    float mean[3], std[3];
+    float mean[3], std[3]; /* where they are not measured */
     const char *how_to_get;
     od_status (*read)(const struct dataset_kind *kind, od_dataset *dataset);
 } dataset_kind;
 
 static od_status read_mnist(const dataset_kind *kind, od_dataset *dataset);
 static od_status read_cifar10(const dataset_kind *kind, od_dataset *dataset);
-
-static const char *const fashion_classes[] = {"T-shirt/top", "trouser", "pullover", "dress", "coat",
-                                              "sandal",      "shirt",   "sneaker",  "bag",   "ankle boot"};
-static const char *const digit_classes[] = {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"};
-static const char *const cifar10_classes[] = {"airplane", "automobile", "bird",  "cat",  "deer",
-                                              "dog",      "frog",       "horse", "ship", "truck"};
+static od_status read_cifar100(const dataset_kind *kind, od_dataset *dataset);
+static od_status read_stl10(const dataset_kind *kind, od_dataset *dataset);
+static od_status read_folder(const dataset_kind *kind, od_dataset *dataset);
 
 #define CHANNELS3(v)                                                                                                   \
     { (v), (v), (v) }
+#define CIFAR100_ROW(name, classes, class_names)                                                                       \
+    {                                                                                                                  \
+        name, "cifar-100-binary", "train.bin", 32, 32, 3, classes, class_names, {0.5071f, 0.4865f, 0.4409f},           \
+            {0.2673f, 0.2564f, 0.2762f}, "run: offdiag fetch cifar100", read_cifar100                                  \
+    }
 static const dataset_kind kinds[] = {
-    {"fashion-mnist", "fashion-mnist", "train-images-idx3-ubyte", 28, 28, 1, 10, fashion_classes, CHANNELS3(0.2860f),
-     CHANNELS3(0.3530f), "install Debian's package: apt-get install dataset-fashion-mnist", read_mnist},
-    {"mnist", "mnist", "train-images-idx3-ubyte", 28, 28, 1, 10, digit_classes, CHANNELS3(0.1307f), CHANNELS3(0.3081f),
-     "put MNIST's four IDX files (plain or .gz) into ./data/mnist", read_mnist},
+    {"fashion-mnist", "fashion-mnist", "train-images-idx3-ubyte", 28, 28, 1, 10, od_fashion_classes, CHANNELS3(0.2860f),
+     CHANNELS3(0.3530f),
+     "install Debian's package (apt-get install dataset-fashion-mnist) or run: offdiag fetch fashion-mnist",
+     read_mnist},
+    {"mnist", "mnist", "train-images-idx3-ubyte", 28, 28, 1, 10, od_digit_classes, CHANNELS3(0.1307f),
+     CHANNELS3(0.3081f), "run: offdiag fetch mnist", read_mnist},
     {"cifar10",
      "cifar-10-batches-bin",
      "data_batch_1.bin",
@@ -41,11 +48,24 @@ static const dataset_kind kinds[] = {
      32,
      3,
      10,
-     cifar10_classes,
+     od_cifar10_classes,
      {0.4914f, 0.4822f, 0.4465f},
      {0.2470f, 0.2435f, 0.2616f},
-     "unpack cifar-10-binary.tar.gz (https://www.cs.toronto.edu/~kriz/cifar.html) in ./data",
+     "run: offdiag fetch cifar10",
      read_cifar10},
+    CIFAR100_ROW("cifar100", 100, od_cifar100_classes),
+    CIFAR100_ROW("cifar100-coarse", 20, od_cifar100_coarse_classes),
+    {.name = "stl10",
+     .folder = "stl10_binary",
+     .probe = "train_X.bin",
+     .h = 96,
+     .w = 96,
+     .c = 3,
+     .classes = 10,
+     .class_names = od_stl10_classes,
+     .how_to_get = "run: offdiag fetch stl10",
+     .read = read_stl10},
+    {.name = "folder", .c = 3, .read = read_folder},
 };
 enum { KINDS = sizeof(kinds) / sizeof(kinds[0]) };
 
@@ -93,17 +113,42 @@ static od_status read_cifar10(const dataset_kind *kind, od_dataset *dataset) {
             (void)snprintf(file, sizeof(file), "test_batch.bin");
         od_status status = find_file(dataset, file, path, sizeof(path));
         if (status == OD_OK)
-            status = od_cifar_read(path, 1, kind->classes, RECORDS, i <= 5 ? &dataset->train : &dataset->test);
+            status = od_cifar_read(path, 1, 0, kind->classes, RECORDS, i <= 5 ? &dataset->train : &dataset->test);
         if (status != OD_OK)
             return status;
     }
     return OD_OK;
 }
 
+/* Two label bytes a record: the coarse one, then the fine one. */
+static od_status read_cifar100(const dataset_kind *kind, od_dataset *dataset) {
+    char path[1200];
+    int which = kind->classes == 20 ? 0 : 1;
+    od_status status = find_file(dataset, "train.bin", path, sizeof(path));
+    if (status == OD_OK)
+        status = od_cifar_read(path, 2, which, kind->classes, 50000, &dataset->train);
+    if (status == OD_OK)
+        status = find_file(dataset, "test.bin", path, sizeof(path));
+    if (status == OD_OK)
+        status = od_cifar_read(path, 2, which, kind->classes, 10000, &dataset->test);
+    return status;
+}
+
+static od_status read_stl10(const dataset_kind *kind, od_dataset *dataset) {
+    (void)kind;
+    return od_stl10_read(dataset);
+}
+
+static od_status read_folder(const dataset_kind *kind, od_dataset *dataset) {
+    (void)kind;
+    return od_folder_read(dataset);
+}
+
 /* ---- by name ---------------------------------------------------------------------------------------------------- */
 
 const char *const *od_dataset_names(void) {
-    static const char *const names[] = {"fashion-mnist", "mnist", "cifar10", NULL};
+    static const char *const names[] = {"fashion-mnist",   "mnist", "cifar10", "cifar100",
+                                        "cifar100-coarse", "stl10", "folder",  NULL};
     _Static_assert(sizeof(names) / sizeof(names[0]) == KINDS + 1, "a name for every kind");
     return names;
 }
@@ -134,6 +179,15 @@ static bool probe_dir(const dataset_kind *kind, const char *dir, char *found, si
 static od_status find_dir(const dataset_kind *kind, const char *dir, char *found, size_t size) {
     const char *places[3];
     size_t count = 0;
+    if (!kind->probe) {
+        struct stat info;
+        if (!dir || !*dir)
+            return od_fail(OD_ERR_USAGE, "%s: needs the folder of the images (--data DIR)", kind->name);
+        if (stat(dir, &info) || !S_ISDIR(info.st_mode))
+            return od_fail(OD_ERR_IO, "%s: expected a folder of images", dir);
+        int n = snprintf(found, size, "%s", dir);
+        return n > 0 && (size_t)n < size ? OD_OK : od_fail(OD_ERR_IO, "%.80s...: the path is too long", dir);
+    }
     if (dir && *dir) {
         places[count++] = dir;
     } else {
@@ -155,7 +209,8 @@ static od_status find_dir(const dataset_kind *kind, const char *dir, char *found
                    searched, kind->how_to_get);
 }
 
-od_status od_dataset_open(const char *name, const char *dir, od_dataset **out) {
+od_status od_dataset_open(const char *name, const char *dir, int side, od_dataset **out) {
+    enum { FOLDER_SIDE = 64 };
     *out = NULL;
     const dataset_kind *kind = find_kind(name);
     if (!kind)
@@ -165,8 +220,8 @@ od_status od_dataset_open(const char *name, const char *dir, od_dataset **out) {
     if (!dataset)
         return od_fail(OD_ERR_MEMORY, "%s: no memory", name);
     (void)snprintf(dataset->name, sizeof(dataset->name), "%s", kind->name);
-    dataset->h = kind->h;
-    dataset->w = kind->w;
+    dataset->h = kind->h ? kind->h : side ? side : FOLDER_SIDE;
+    dataset->w = kind->w ? kind->w : dataset->h;
     dataset->c = kind->c;
     dataset->classes = kind->classes;
     dataset->class_names = kind->class_names;
@@ -193,9 +248,22 @@ void od_split_free(od_split *split) {
 void od_dataset_close(od_dataset *dataset) {
     if (!dataset)
         return;
-    od_split_free(&dataset->train);
-    od_split_free(&dataset->test);
+    if (dataset->map) {
+        (void)munmap(dataset->map, dataset->map_bytes);
+    } else {
+        od_split_free(&dataset->train);
+        od_split_free(&dataset->test);
+    }
+    free(dataset->folds.indices);
+    free(dataset->own_names);
     free(dataset);
+}
+
+int od_split_labelled(const od_split *split) {
+    int n = 0;
+    while (n < split->n && split->labels[n] >= 0)
+        n++;
+    return n;
 }
 
 void od_split_limit(od_split *split, size_t n) {
