@@ -143,10 +143,11 @@ static void describe(od_trainer *t) {
                      od_family_name(od_device_family(t->device)));
     od_progress_line(&t->progress, "Data: %s, %d training and %d test images of %dx%d", c->dataset, t->dataset->train.n,
                      t->dataset->test.n, t->dataset->h, t->dataset->w);
-    od_progress_line(&t->progress, "Model: %s width %d, %zu parameters; %s, head %s, %s loss",
+    od_progress_line(&t->progress, "Model: %s width %d, %zu parameters; %s, head %s, %s loss%s%s",
                      od_encoder_names[c->encoder], od_train_width(c),
                      od_param_table_stored_count(od_model_params(t->model)), od_method_name(c->method),
-                     od_head_name(c->head), od_loss_name(c->loss));
+                     od_head_name(c->head), od_loss_name(c->loss), c->optimizer == OD_SGD ? "" : ", ",
+                     c->optimizer == OD_SGD ? "" : od_optimizer_names[c->optimizer]);
     od_progress_line(&t->progress, "Run: %s, %llu steps of %d images, %llu an epoch", c->out,
                      (unsigned long long)t->total, c->batch, (unsigned long long)t->batches);
 }

@@ -96,7 +96,8 @@ od_status od_watch_views(od_trainer *t) {
         int view = i / images, column = i % images % columns, row = i % images / columns;
         size_t top = GAP + row * (2 * size + 2 * GAP) + (size_t)view * (size + GAP / 2),
                left = GAP + column * (size + GAP);
-        draw_view(picture + (top * width + left) * 3, width, x + i * image, size, v->policies[0].mean, v->policies[0].std);
+        draw_view(picture + (top * width + left) * 3, width, x + i * image, size, v->policies[0].mean,
+                  v->policies[0].std);
     }
     if (!status)
         wrote(t, od_tensorboard_image(t->tensorboard, t->info.progress.step, "views/batch", picture, width, height));
@@ -150,8 +151,12 @@ static od_status draw_head(od_trainer *t, const float *w, int d, double scale) {
 /* Rows of E are the head's inputs, columns its outputs: p = z (I + E). */
 static od_status write_head(od_trainer *t) {
     const od_param_table *params = od_model_params(t->model);
+    const od_model_arenas arenas = od_model_get_arenas(t->model);
+    od_span arena = arenas.value;
     const od_param *p = od_param_find(params, "predictor.V");
     p = p ? p : od_param_find(params, "predictor.weight");
+    if (!p && (p = od_param_find(od_model_stats(t->model), "predictor.W"))) /* DirectPred's */
+        arena = arenas.stats;
     if (!p || p->in != p->out)
         return OD_OK; /* none, or an MLP */
     int d = p->in;
@@ -159,7 +164,7 @@ static od_status write_head(od_trainer *t) {
     double scale = 0;
     float *w = malloc((size_t)d * d * sizeof *w);   /* (d, d) */
     float *off = malloc((size_t)d * d * sizeof *w); /* (d * (d - 1)) */
-    od_status status = w && off ? od_span_read(od_span_at(od_model_get_arenas(t->model).value, p->offset), w, p->count)
+    od_status status = w && off ? od_span_read(od_span_at(arena, p->offset), w, p->count)
                                 : od_fail(OD_ERR_MEMORY, "no memory for a %dx%d head", d, d);
     for (size_t i = 0; i < (size_t)d * d && !status; i++)
         if (i / d != i % d) {

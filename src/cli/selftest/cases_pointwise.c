@@ -136,6 +136,28 @@ static void check_columns(od_check *k, size_t rows, int c, bool accumulate) {
         od_check_near(k, "y", out, ref, 1e-5);
 }
 
+static void check_l2_gradient(od_check *k, size_t rows, int c) {
+    size_t n = rows * (size_t)c;
+    od_check_operation(k, "l2_normalize_backward");
+    od_check_case(k, "%zu rows of %d", rows, c);
+    float *x = od_check_normals(k, n, 0), *dy = od_check_normals(k, n, 1);
+    double *ref = od_check_alloc(k, n * sizeof *ref);
+    od_span xs = od_check_input(k, x, n), dys = od_check_input(k, dy, n), out = od_check_output(k, n);
+    if (!od_check_ready(k))
+        return;
+    for (size_t first = 0; first < n; first += (size_t)c) {
+        double squares = 0, along = 0;
+        for (size_t i = first; i < first + (size_t)c; i++) {
+            squares += (double)x[i] * x[i];
+            along += (double)x[i] * dy[i];
+        }
+        for (size_t i = first; i < first + (size_t)c; i++)
+            ref[i] = (dy[i] - x[i] * along / squares) / sqrt(squares);
+    }
+    if (od_check_ran(k, od_l2_normalize_backward(k->device, out, dys, xs, (int)rows, c, 1e-6f)))
+        od_check_near(k, "dx", out, ref, 1e-5);
+}
+
 static void check_size(od_check *k, size_t n) {
     if (k->stopped || !od_check_affords(k, (double)n))
         return;
@@ -155,13 +177,17 @@ void od_check_pointwise(od_check *k) {
         check_size(k, sizes[i]);
     for (size_t i = 0; k->wide && i < sizeof more / sizeof *more; i++)
         check_size(k, more[i]);
-    for (size_t i = 0; i < sizeof columns / sizeof *columns && !k->stopped; i++)
+    for (size_t i = 0; i < sizeof columns / sizeof *columns && !k->stopped; i++) {
         check_columns(k, i % 2 ? 301 : 70, columns[i], i % 2);
+        check_l2_gradient(k, i % 2 ? 301 : 70, columns[i]);
+    }
     for (size_t i = 0; k->wide && i < (size_t)COLUMNS * ROWS && !k->stopped; i++) {
         const int c = more_columns[i / ROWS];
         const size_t rows = more_rows[i % ROWS];
         if (od_check_affords(k, (double)rows * c))
             check_columns(k, rows, c, i % 2);
+        if (c > 1 && od_check_affords(k, (double)rows * c)) /* in one dimension there is none */
+            check_l2_gradient(k, rows, c);
     }
 }
 
