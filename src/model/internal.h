@@ -30,8 +30,8 @@ struct od_model {
     od_lars *lars[2]; /* LARS: encoder and projector; head, where it has tensors */
 
     /* the step's own tensors, rows = 2 max_n */
-    od_span h, z, p;          /* of the last step: (rows, F), (rows, d), (rows, d); kept by the layers */
-    od_span dp, dz, dh;       /* gradients (rows, d), (rows, d), (rows, F) */
+    od_span h, z, p;    /* of the last step: (rows, F), (rows, d), (rows, d); kept by the layers */
+    od_span dp, dz, dh; /* gradients (rows, d), (rows, d), (rows, F) */
 };
 
 /* The optimiser's state beside the momentum; after the arenas. */

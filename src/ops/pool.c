@@ -109,7 +109,7 @@ static od_status row_kernel(od_device *device, const char *name, int rows, int c
 }
 
 od_status od_l2_normalize(od_device *device, od_span y, od_span x, int rows, int c, float eps) {
-    od_kernel *kernel;
+    od_kernel *kernel = NULL;
     size_t team = 1;
     od_status status = row_kernel(device, "l2_normalize", rows, c, &kernel, &team);
     if (status)
@@ -119,7 +119,7 @@ od_status od_l2_normalize(od_device *device, od_span y, od_span x, int rows, int
 }
 
 od_status od_l2_normalize_backward(od_device *device, od_span dx, od_span dy, od_span x, int rows, int c, float eps) {
-    od_kernel *kernel;
+    od_kernel *kernel = NULL;
     size_t team = 1;
     od_status status = row_kernel(device, "l2_normalize_backward", rows, c, &kernel, &team);
     if (status)

@@ -1,7 +1,7 @@
 #include "train/views.h"
 
-od_status od_views_create(od_views *v, od_device *device, const od_dataset *dataset, const od_augment_policy policies[2],
-                          int size, int capacity, int micro, uint64_t seed) {
+od_status od_views_create(od_views *v, od_device *device, const od_dataset *dataset,
+                          const od_augment_policy policies[2], int size, int capacity, int micro, uint64_t seed) {
     od_status status = OD_OK;
     *v = (od_views){.device = device,
                     .policies = {policies[0], policies[1]},

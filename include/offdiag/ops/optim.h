@@ -27,7 +27,7 @@ typedef struct od_adam_rates {
     bool decoupled;
     uint64_t step;
 } od_adam_rates;
-od_status od_adam_step(od_device *device, const od_optim_range *range, const od_adam_rates *rates);
+od_status od_adam_step(od_device *device, const od_optim_range *range, const od_adam_rates *adam);
 
 /* LARS (You et al. 2017) as BYOL's recipes have it (clipped). Of a tensor that adapts, with norms |p| and |g|:
  *   f = min(eta |p| / (|g| + wd |p| + 1e-8) / lr, 1); m = mu m + f (grad + wd p); p -= lr m
