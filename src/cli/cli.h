@@ -10,6 +10,7 @@ od_status cmd_train(int argc, char **argv);
 od_status cmd_eval(int argc, char **argv);
 od_status cmd_embed(int argc, char **argv);
 od_status cmd_export(int argc, char **argv);
+od_status cmd_fetch(int argc, char **argv);
 od_status cmd_theory(int argc, char **argv);
 od_status cmd_bench(int argc, char **argv);
 

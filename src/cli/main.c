@@ -18,6 +18,7 @@ static const struct {
     {"eval", "evaluate a run's encoder: kNN or linear", cmd_eval},
     {"embed", "write the features of a run's encoder as .npy", cmd_embed},
     {"export", "write a run's encoder with torchvision's names", cmd_export},
+    {"fetch", "download a data set", cmd_fetch},
     {"theory", "watch the paper's theory in the small", cmd_theory},
     {"bench", "time matrix products, convolutions or a training step", cmd_bench},
 };
