@@ -13,6 +13,7 @@ od_status cmd_export(int argc, char **argv);
 od_status cmd_fetch(int argc, char **argv);
 od_status cmd_theory(int argc, char **argv);
 od_status cmd_bench(int argc, char **argv);
+od_status cmd_matrix(int argc, char **argv);
 
 extern const char *const cli_device_types[]; /* "cpu" "gpu" "accelerator", by od_device_type */
 

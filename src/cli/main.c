@@ -21,6 +21,7 @@ static const struct {
     {"fetch", "download a data set", cmd_fetch},
     {"theory", "watch the paper's theory in the small", cmd_theory},
     {"bench", "time matrix products, convolutions or a training step", cmd_bench},
+    {"matrix", "what is right, and how fast, on each device", cmd_matrix},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 

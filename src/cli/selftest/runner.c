@@ -25,6 +25,7 @@ static void fail_case(od_check *k, const char *format, ...) {
     k->bad = true;
     if (k->again && k->first_at < k->first_count && k->firsts[k->first_at].bad)
         return;
+    k->counted = true;
     k->row->failed++;
     if (k->failed++ < OD_CHECK_TOLD)
         (void)snprintf(k->told[k->failed - 1], sizeof k->told[0], "%s (%s): %s, %s offsets: %s%s", k->row->operation,
@@ -61,7 +62,7 @@ void od_check_case(od_check *k, const char *format, ...) {
     (void)vsnprintf(k->name, sizeof k->name, format, args);
     va_end(args);
     k->open = true;
-    k->bad = false;
+    k->bad = k->counted = false;
     k->why[0] = '\0';
     k->case_worst = 0;
     k->verdicts = 0;
@@ -140,6 +141,9 @@ void od_check_end(od_check *k) {
     }
     if (!k->bad && !k->stopped && k->verdicts == 0)
         fail_case(k, "nothing was compared");
+    const char *complaint = k->complaint ? k->complaint(k) : NULL;
+    if (complaint)
+        fail_case(k, "%s", complaint);
     remember_or_compare(k, digest);
     if (k->on_result)
         k->on_result(k);

@@ -51,6 +51,7 @@ struct od_check {
     /* Told of each case as it begins and as it has ended; each may be NULL. */
     void (*on_case)(od_check *k);
     void (*on_result)(od_check *k);
+    const char *(*complaint)(od_check *k); /* of a driver about what the case did; it fails then. NULL: none */
     void *listener;
 
     od_check_row rows[OD_CHECK_ROWS];
@@ -62,6 +63,7 @@ struct od_check {
     od_check_row *row; /* of the open case, and what is known about it */
     bool aligned, open, bad;
     bool again;        /* the second run of a list: only what differs from the first counts */
+    bool counted;      /* bad, and not so already in the first run */
     char why[240];     /* bad: the reason */
     double case_worst; /* as the row's */
     unsigned verdicts;
@@ -78,6 +80,7 @@ typedef struct od_check_group {
     const char *name;
     void (*run)(od_check *k);
 } od_check_group;
+enum { OD_CHECK_GROUPS = 32 };                 /* at most */
 extern const od_check_group od_check_groups[]; /* all operations; ends with a NULL name */
 
 /* A group on the device of a family, at both kinds of offset, each twice. The runner starts zeroed and adds up over

@@ -1,0 +1,179 @@
+/* `offdiag matrix`: the quick form on a sound device; and that it finds what it is there to find, by running a program
+ * whose kernels have faults planted in them (tests/plant_faults.py). */
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "harness.h"
+#include "run_cli.h"
+
+TestSuite(matrix, .init = cli_setup, .fini = cli_teardown);
+
+static json_t *parse(const cli_result *r) {
+    json_t *root = json_loads(r->out, JSON_REJECT_DUPLICATES, NULL);
+    cr_assert(json_is_object(root), "one JSON document and nothing else: %s\n%s", r->out, r->err);
+    return root;
+}
+
+static const json_t *only_row(const json_t *root) {
+    const json_t *devices = json_object_get(root, "devices");
+    cr_assert_eq(json_array_size(devices), 1);
+    return json_array_get(devices, 0);
+}
+
+static const char *text_of(const json_t *object, const char *key) {
+    const char *text = json_string_value(json_object_get(object, key));
+    return text ? text : "";
+}
+
+static json_int_t number_of(const json_t *object, const char *key) {
+    cr_assert(json_is_integer(json_object_get(object, key)), "no integer %s", key);
+    return json_integer_value(json_object_get(object, key));
+}
+
+/* ---- a sound device ---------------------------------------------------------------------------------------------- */
+
+Test(matrix, quick_form_then_its_other_formats) {
+    const char *path = in_scratch("quick.json");
+    cli_result r = cli("matrix --quick --device auto --json --out %s", path);
+    cli_expect(&r, 0, "1 of 1: ");
+    cr_assert_str_eq(r.out, "");
+    json_t *root = read_json(path);
+    const json_t *row = only_row(root), *run = json_array_get(json_object_get(row, "training"), 0);
+    cr_assert_eq(number_of(root, "failed"), 0);
+    cr_assert_geq(number_of(root, "cases"), 1000);
+    cr_assert_eq(number_of(root, "cases"), number_of(row, "cases"));
+    cr_assert_geq(number_of(root, "skipped"), 0);
+    cr_assert(text_of(json_object_get(row, "device"), "driver")[0], "a capability row");
+    cr_assert(json_is_number(json_object_get(run, "largest_difference")) && !json_object_get(run, "failed"));
+    cr_assert_gt(json_array_size(json_object_get(row, "speed")), 0);
+    r = cli("matrix --merge --markdown %s %s", path, path); /* the same row twice is one row */
+    cli_expect(&r, 0, "");
+    cr_assert(strncmp(r.out, "| device |", 10) == 0 && strstr(r.out, "\n1 rows, "), "%s", r.out);
+    r = cli("matrix --merge --html %s", path);
+    cli_expect(&r, 0, "");
+    cr_assert(strstr(r.out, "<!doctype html>") && strstr(r.out, "conv_forward") && strstr(r.out, "</html>"));
+    cr_assert(!strstr(r.out, "http:") && !strstr(r.out, "https:"), "nothing is loaded from elsewhere");
+    r = cli("matrix --merge %s", path);
+    cli_expect(&r, 0, "");
+    cr_assert(strstr(r.out, " 0 failed"), "%s", r.out);
+}
+
+Test(matrix, wrong_usage_and_files) {
+    cli_result r = cli("matrix --json --html");
+    cli_expect(&r, 2, "--html|one of them");
+    r = cli("matrix --groups con");
+    cli_expect(&r, 2, "--groups|'con'|'conv'");
+    r = cli("matrix --merge");
+    cli_expect(&r, 2, "--merge needs");
+    r = cli("matrix extra.json");
+    cli_expect(&r, 2, "--merge");
+    r = cli("matrix --device voodoo");
+    cli_expect(&r, 1, "voodoo|there are:");
+    r = cli("matrix --merge %s", in_scratch("none.json"));
+    cli_expect(&r, 1, "none.json");
+    static const char *const bad[] = {"{",
+                                      "[]",
+                                      "{\"devices\": 3}",
+                                      "{\"devices\": [{}]}",
+                                      "{\"devices\": [1]}",
+                                      "{\"devices\": [{\"row\": \"x\", \"settings\": \"\", \"date\": 7}]}"};
+    for (size_t i = 0; i < OD_COUNT(bad); i++) {
+        spew(in_scratch("bad.json"), bad[i], strlen(bad[i]));
+        r = cli("matrix --merge %s", in_scratch("bad.json"));
+        cli_expect(&r, 1, "bad.json");
+        cr_assert_str_eq(r.out, "");
+    }
+}
+
+/* A driver that is not there, one that is no library, and one that ends the process as it is loaded. */
+Test(matrix, drivers_that_break_when_they_are_listed) {
+    cr_assert_eq(mkdir(in_scratch("vendors"), 0700), 0);
+    spew(in_scratch("vendors/bad.icd"), "libnothing-of-that-name.so\n", 27);
+    (void)setenv("OCL_ICD_VENDORS", in_scratch("vendors"), 1);
+    cli_result r = cli("matrix --quick --device 0:0");
+    cli_expect(&r, 1, "");
+    cr_assert_str_eq(r.out, "");
+}
+
+/* ---- planted faults ---------------------------------------------------------------------------------------------- */
+
+static void use_faulty_program(void) {
+    const char *program = getenv("OFFDIAG_FAULTY_BIN");
+    cr_assert_not_null(program, "OFFDIAG_FAULTY_BIN must name the program with planted faults");
+    (void)setenv("OFFDIAG_BIN", program, 1);
+}
+
+/* A failure of the operation whose reason holds these words. */
+static bool is_found(const json_t *row, const char *operation, const char *words) {
+    size_t i;
+    const json_t *failure;
+    json_array_foreach(json_object_get(row, "failures"), i, failure) {
+        if (strcmp(text_of(failure, "operation"), operation) == 0 && strstr(text_of(failure, "why"), words))
+            return true;
+    }
+    return false;
+}
+
+static json_int_t failed_of(const json_t *row, const char *operation) {
+    size_t i;
+    const json_t *item;
+    json_int_t failed = 0;
+    json_array_foreach(json_object_get(row, "operations"), i, item) {
+        if (strcmp(text_of(item, "operation"), operation) == 0)
+            failed += number_of(item, "failed");
+    }
+    return failed;
+}
+
+Test(matrix, wrong_kernels_are_found) {
+    use_faulty_program();
+    cli_result r = cli("matrix --quick --device auto --groups pointwise --json");
+    cli_expect(&r, 1, "matrix: ");
+    json_t *root = parse(&r);
+    const json_t *row = only_row(root);
+    cr_assert(is_found(row, "relu_backward", "word "), "wrong: %s", r.out);
+    cr_assert(is_found(row, "add", "written outside"), "out of bounds: %s", r.out);
+    cr_assert(is_found(row, "scale", "x: word 0 of "), "NaN: %s", r.out);
+    cr_assert(!is_found(row, "add", "the second run"), "a failure counts once: %s", r.out);
+    cr_assert_eq(failed_of(row, "relu_forward") + failed_of(row, "sum") + failed_of(row, "column_sum"), 0,
+                 "sound kernels beside them pass: %s", r.out);
+    cr_assert_eq(json_array_size(json_object_get(row, "stopped")), 0);
+}
+
+/* Each in its child: the groups before and after run. */
+Test(matrix, crashes_and_hangs_cost_their_own_rows) {
+    use_faulty_program();
+    cli_result r = cli("matrix --quick --device auto --groups pool,loss,optim,augment --timeout 8 --json");
+    cli_expect(&r, 1, "matrix: ");
+    json_t *root = parse(&r);
+    const json_t *row = only_row(root), *stopped = json_object_get(row, "stopped"), *crash = NULL, *hang = NULL, *item;
+    size_t i;
+    json_array_foreach(stopped, i, item) {
+        if (strcmp(text_of(item, "group"), "pool") == 0)
+            crash = item;
+        if (strcmp(text_of(item, "group"), "optim") == 0)
+            hang = item;
+    }
+    cr_assert(crash && strstr(text_of(crash, "how"), "killed by signal"), "%s", r.out);
+    cr_assert(strstr(text_of(crash, "case"), "maxpool_forward: "), "the open case: %s", r.out);
+    cr_assert(hang && strstr(text_of(hang, "how"), "no end within"), "%s", r.out);
+    cr_assert(strstr(text_of(hang, "case"), "offdiag_head: "), "%s", r.out);
+    cr_assert(is_found(row, "pool", "killed by signal") && is_found(row, "optim", "no end within"));
+    cr_assert_eq(failed_of(row, "cosine_loss") + failed_of(row, "augment"), 0);
+    cr_assert(strstr(r.out, "\"operation\": \"augment\""), "what comes after a hang runs: %s", r.out);
+}
+
+/* Only a simulator sees every race; the determinism check of the self-test has a test of its own. */
+Test(matrix, races_are_found) {
+    if (system("command -v oclgrind >/dev/null 2>&1") != 0) /* NOLINT(cert-env33-c, concurrency-mt-unsafe) */
+        cr_skip_test("Oclgrind is not installed");
+    use_faulty_program();
+    cli_result r = cli("matrix --quick --device data-races --groups pointwise --json");
+    cli_expect(&r, 1, "matrix: ");
+    const json_t *row = only_row(parse(&r));
+    cr_assert(is_found(row, "axpy", "data race"), "%s", r.out);
+    cr_assert(is_found(row, "add", "written outside"), "%s", r.out);
+}
