@@ -72,14 +72,16 @@ TEAM_KERNEL cross_entropy(__global float *value, ulong value_offset, __global fl
     for (uint k = lane; k < classes; k += TEAM)
         largest = max_or_nan(row[k], largest);
     largest = team_max(largest, scratch);
-    float sum = 0.0f, first = (float)classes; /* the first class with the largest logit: exact in a float */
+    /* Minus the first class with the largest logit: exact in a float. (Intel's CPU compiler, 2026.2, makes -max(-a, -b) of a
+     * team's values into something else.) */
+    float sum = 0.0f, first = -(float)classes;
     for (uint k = lane; k < classes; k += TEAM) {
         sum += exp(row[k] - largest);
         if (row[k] == largest)
-            first = fmin(first, (float)k);
+            first = fmax(first, -(float)k);
     }
     sum = team_sum(sum, scratch);
-    first = -team_max(-first, scratch);
+    first = team_max(first, scratch);
     if (want_gradient)
         for (uint k = lane; k < classes; k += TEAM) {
             float g = exp(row[k] - largest) / sum - (k == (uint)label ? 1.0f : 0.0f);
@@ -87,6 +89,6 @@ TEAM_KERNEL cross_entropy(__global float *value, ulong value_offset, __global fl
         }
     if (lane == 0) {
         value[value_offset + i] = valid ? log(sum) - (row[label] - largest) : 0.0f;
-        hit[hit_offset + i] = valid && first == (float)label ? 1.0f : 0.0f;
+        hit[hit_offset + i] = valid && first == -(float)label ? 1.0f : 0.0f;
     }
 }
