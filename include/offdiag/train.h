@@ -104,6 +104,7 @@ typedef struct od_eval_options {
     double t;                     /* 0: the run's own */
     int linear_epochs;
     double linear_lr; /* 0: sweep */
+    bool folds;       /* linear: the mean over the data set's predefined folds */
     uint64_t seed;
 } od_eval_options;
 
@@ -112,7 +113,8 @@ typedef struct od_eval_result {
     int k, bank, queries; /* as used; linear: k 0, training and test images */
     double t;             /* kNN */
     int linear_epochs;    /* linear */
-    double linear_lr;     /* linear: as given, or chosen by the sweep */
+    double linear_lr;     /* linear: as given, or chosen by the sweep (of the last fold) */
+    int folds;            /* linear: folds averaged over; 0: none */
     double feature_rank;  /* effective rank of the queries' features; NaN: not measured */
     char dataset[64], encoder[32];
     int width;

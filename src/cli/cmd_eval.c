@@ -24,6 +24,8 @@ static const od_option rows[] = {
     OD_OPT_INT(T, eval.queries, "queries", 0, 1e9, "kNN: test images asked; 0: the run's own"),
     OD_OPT_INT(T, eval.linear_epochs, "epochs", 0, 1e5, "linear: passes over the training features; 0: 100"),
     OD_OPT_DOUBLE(T, eval.linear_lr, "lr", 0, 1e4, "linear: learning rate; 0: chosen on held-out training images"),
+    OD_OPT_FLAG(T, eval.folds, "folds",
+                "linear: mean over the data set's predefined folds (stl10: ten of 1,000 images)"),
     OD_OPT_U64(T, eval.seed, "seed", "linear: seed of the shuffles"),
     OD_OPT_STRING(T, eval.data, "data", "DIR", "the data set's folder (default: where the run found it)"),
     OD_OPT_STRING(T, eval.device, "device", "SPEC", "device (default: $OFFDIAG_DEVICE, then auto)"),
@@ -46,6 +48,7 @@ static od_status print_json(const eval_args *args, const od_eval_result *r) {
     } else {
         json_object_set_new(document, "lr", json_real(r->linear_lr));
         json_object_set_new(document, "epochs", json_integer(r->linear_epochs));
+        json_object_set_new(document, "folds", json_integer(r->folds));
     }
     od_status status = od_json_print(document);
     json_decref(document);
@@ -71,8 +74,8 @@ od_status cmd_eval(int argc, char **argv) {
         printf("k %d, T %g, %d training images, %d queries; effective rank of features %.1f\n", r.k, r.t, r.bank,
                r.queries, r.feature_rank);
     else
-        printf("lr %g, %d epochs, batch 256, %d training and %d test images\n", r.linear_lr, r.linear_epochs, r.bank,
-               r.queries);
+        printf("lr %g, %d epochs, batch 256, %d training and %d test images%s\n", r.linear_lr, r.linear_epochs, r.bank,
+               r.queries, r.folds ? "; mean over the data set's folds, the learning rate of the last" : "");
     printf("%s width %d, %llu steps, %s\n", r.encoder, r.width, (unsigned long long)r.steps, r.dataset);
     return OD_OK;
 }

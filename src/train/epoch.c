@@ -216,10 +216,14 @@ od_status od_trainer_evaluate_before(od_trainer *t) {
     if (p->step == 0) {
         if ((status = knn(t, &p->knn_before, &rank)))
             return status;
-        status = od_run_log(&t->run, json_pack("{s:s, s:i, s:f, s:f}", "event", "start", "step", 0, "knn",
-                                               p->knn_before, "feature_rank", rank));
-        od_watch_start(t, p->knn_before);
-        od_progress_line(&t->progress, "Before training: kNN %.2f %%", 100 * p->knn_before);
+        status = od_run_log(&t->run, json_pack("{s:s, s:i, s:o, s:o}", "event", "start", "step", 0, "knn",
+                                               number_or_null(p->knn_before), "feature_rank", number_or_null(rank)));
+        if (isfinite(p->knn_before)) {
+            od_watch_start(t, p->knn_before);
+            od_progress_line(&t->progress, "Before training: kNN %.2f %%", 100 * p->knn_before);
+        } else {
+            od_progress_line(&t->progress, "No test images with labels: kNN accuracy is not measured.");
+        }
     }
     t->result->knn_before = p->knn_before;
     return status;

@@ -1,5 +1,6 @@
 #include "train/evaluate.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "offdiag/ops/knn.h"
@@ -68,8 +69,8 @@ static int all_or(int wanted, int there) {
 }
 
 static od_knn_shape shape_of(const od_model *model, const od_dataset *dataset, const od_knn_protocol *protocol) {
-    return (od_knn_shape){.queries = all_or(protocol->queries, dataset->test.n),
-                          .bank = all_or(protocol->bank, dataset->train.n),
+    return (od_knn_shape){.queries = all_or(protocol->queries, od_split_labelled(&dataset->test)),
+                          .bank = all_or(protocol->bank, od_split_labelled(&dataset->train)),
                           .d = od_model_feature_dim(model),
                           .classes = dataset->classes,
                           .k = protocol->k,
@@ -89,6 +90,8 @@ od_status od_knn_try(od_model *model, od_views *views, const od_dataset *dataset
     od_span bank = OD_NO_SPAN, queries = OD_NO_SPAN;
     double unused;
     od_status status = OD_OK;
+    if (shape.bank == 0 || shape.queries == 0)
+        return OD_OK;
     rows = rows < shape.bank ? rows : shape.bank;
     if ((status = od_span_create(views->device, bank_size, &bank)) ||
         (status = od_span_create(views->device, query_size, &queries)) || (status = od_span_zero(bank, bank_size)) ||
@@ -112,6 +115,9 @@ od_status od_knn_accuracy(od_model *model, od_views *views, const od_dataset *da
     int d = shape.d;
     protocol->bank = shape.bank;
     protocol->queries = shape.queries;
+    *accuracy = *feature_rank = NAN;
+    if (shape.bank == 0 || shape.queries == 0) /* a folder of images without classes */
+        return OD_OK;
     if ((status = od_split_features(model, views, &dataset->train, shape.bank, &bank)) ||
         (status = od_split_features(model, views, &dataset->test, shape.queries, &queries)) ||
         (status = rank_of_features(queries, shape.queries, d, feature_rank)) ||

@@ -15,8 +15,9 @@ typedef struct od_knn_protocol {
 } od_knn_protocol;
 od_knn_protocol od_knn_run_protocol(const od_train_config *config);
 
-/* kNN accuracy 0..1 of test queries against training images, on L2-normalised features, and the effective rank of the
- * queries' features (at most 1,000 of them). bank and queries in `protocol` are replaced by what was used. */
+/* kNN accuracy 0..1 of test queries against training images that have labels (NaN without any), on L2-normalised
+ * features, and the effective rank of the queries' features (at most 1,000 of them). bank and queries in `protocol` are
+ * replaced by what was used. */
 od_status od_knn_accuracy(od_model *model, od_views *views, const od_dataset *dataset, od_knn_protocol *protocol,
                           double *accuracy, double *feature_rank);
 

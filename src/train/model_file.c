@@ -68,16 +68,50 @@ out:
 
 /* ---- evaluation ------------------------------------------------------------------------------------------------- */
 
-/* A split's features (n, F) on the host. */
-static od_status host_features(loaded *l, const od_split *split, float **out) {
-    size_t count = (size_t)split->n * od_model_feature_dim(l->model);
+/* Features (n, F) of a split's first n images, on the host. */
+static od_status host_features(loaded *l, const od_split *split, int n, float **out) {
+    size_t count = (size_t)n * od_model_feature_dim(l->model);
     od_span features = OD_NO_SPAN;
-    od_status status = od_split_features(l->model, &l->views, split, split->n, &features);
+    if (n == 0)
+        return od_fail(OD_ERR_USAGE, "%s: no %s images %s", l->dataset->dir,
+                       split == &l->dataset->test ? "test" : "training",
+                       split->n ? "with labels" : "(embed: --split train may have some)");
+    od_status status = od_split_features(l->model, &l->views, split, n, &features);
     if (status)
         return status;
     *out = malloc(count * sizeof **out);
-    status = *out ? od_span_read(features, *out, count) : od_fail(OD_ERR_MEMORY, "no memory for %d features", split->n);
+    status = *out ? od_span_read(features, *out, count) : od_fail(OD_ERR_MEMORY, "no memory for %d features", n);
     od_buffer_release(features.buffer);
+    return status;
+}
+
+/* The mean over the data set's folds: a classifier for each, trained on the fold's rows alone. */
+static od_status probe_folds(loaded *l, od_probe_result *mean, const od_probe_config *config, const od_features *train,
+                             const od_features *test) {
+    const od_folds *f = &l->dataset->folds;
+    size_t d = od_model_feature_dim(l->model);
+    float *x = malloc((size_t)f->size * d * sizeof *x);         /* (size, d) */
+    int32_t *labels = malloc((size_t)f->size * sizeof *labels); /* (size) */
+    od_status status = x && labels ? OD_OK : od_fail(OD_ERR_MEMORY, "no memory for a fold of %d", f->size);
+    double sum = 0;
+    for (int fold = 0; fold < f->count && !status; fold++) {
+        od_features part = {x, labels, f->size};
+        for (int i = 0; i < f->size && !status; i++) {
+            int row = f->indices[(size_t)fold * f->size + i];
+            if (row >= train->n) {
+                status = od_fail(OD_ERR_USAGE, "--folds needs all labelled training images: the run's --limit has %d",
+                                 train->n);
+                break;
+            }
+            memcpy(x + i * d, train->x + row * d, d * sizeof *x);
+            labels[i] = train->labels[row];
+        }
+        if (!status && !(status = od_linear_probe(l->device, mean, config, &part, test, (int)d, l->dataset->classes)))
+            sum += mean->accuracy;
+    }
+    mean->accuracy = sum / f->count;
+    free(x);
+    free(labels);
     return status;
 }
 
@@ -92,17 +126,23 @@ static od_status evaluate_linear(loaded *l, const od_eval_options *o, od_eval_re
         config.epochs = o->linear_epochs;
     config.lr = (float)o->linear_lr;
     config.seed = o->seed;
-    if ((status = host_features(l, &d->train, &train)) || (status = host_features(l, &d->test, &test)))
+    int n_train = od_split_labelled(&d->train), n_test = od_split_labelled(&d->test);
+    if (o->folds && d->folds.count == 0)
+        return od_fail(OD_ERR_USAGE, "--folds: %s has no predefined folds (stl10 has, in fold_indices.txt)", d->name);
+    if ((status = host_features(l, &d->train, n_train, &train)) || (status = host_features(l, &d->test, n_test, &test)))
         goto out;
-    od_features train_set = {train, d->train.labels, d->train.n}, test_set = {test, d->test.labels, d->test.n};
-    if ((status = od_linear_probe(l->device, &probe, &config, &train_set, &test_set, od_model_feature_dim(l->model),
-                                  d->classes)))
+    od_features train_set = {train, d->train.labels, n_train}, test_set = {test, d->test.labels, n_test};
+    status = o->folds ? probe_folds(l, &probe, &config, &train_set, &test_set)
+                      : od_linear_probe(l->device, &probe, &config, &train_set, &test_set,
+                                        od_model_feature_dim(l->model), d->classes);
+    if (status)
         goto out;
+    r->folds = o->folds ? d->folds.count : 0;
     r->accuracy = probe.accuracy;
     r->linear_lr = probe.lr;
     r->linear_epochs = config.epochs;
-    r->bank = d->train.n;
-    r->queries = d->test.n;
+    r->bank = o->folds ? d->folds.size : n_train;
+    r->queries = n_test;
 out:
     free(train);
     free(test);
@@ -128,6 +168,8 @@ od_status od_evaluate(const char *path, const od_eval_options *o, od_eval_result
                                     .queries = o->queries ? o->queries : c->knn_queries,
                                     .t = o->t > 0 ? o->t : c->knn_t};
         status = od_knn_accuracy(l.model, &l.views, l.dataset, &protocol, &r->accuracy, &r->feature_rank);
+        if (!status && !isfinite(r->accuracy))
+            status = od_fail(OD_ERR_USAGE, "%s: kNN needs training and test images with labels", l.dataset->dir);
         r->k = protocol.k;
         r->t = protocol.t;
         r->bank = protocol.bank;
@@ -167,7 +209,7 @@ od_status od_embed(const char *path, const od_embed_options *o, int *n, int *d) 
     *d = od_model_feature_dim(l.model);
     size_t side = (size_t)l.views.size;
     const size_t features_shape[] = {(size_t)*n, (size_t)*d}, inputs_shape[] = {(size_t)*n, side, side, 4};
-    if ((status = host_features(&l, split, &features)) ||
+    if ((status = host_features(&l, split, split->n, &features)) ||
         (status = od_npy_write_f32(o->out, features, 2, features_shape)))
         goto out;
     if (o->labels[0] && (status = od_npy_write_i32(o->labels, split->labels, 1, features_shape)))
