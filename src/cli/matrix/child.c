@@ -65,8 +65,12 @@ static void become(const od_child *c, const pipes *p, char *const *argv, const c
     (void)signal(SIGTERM, SIG_DFL);
     for (size_t i = 0; c->setting && i < OD_SETTING_WORDS && c->setting->variables[i]; i++) {
         char *variable = resolve(c->setting->variables[i], drivers);
-        if (!variable || putenv(variable))
+        char *equals = variable ? strchr(variable, '=') : NULL;
+        if (equals)
+            *equals = '\0';
+        if (!equals || setenv(variable, equals + 1, 1))
             (void)raise(SIGKILL);
+        free(variable);
     }
     (void)close(STDIN_FILENO);
     (void)dup2(p->out[1], STDOUT_FILENO);
@@ -185,6 +189,8 @@ od_status od_child_run(od_child *c) {
     for (size_t i = 0; i < OD_CHILD_WORDS && c->words[i]; i++)
         argv[argc++] = c->words[i];
     argv[argc] = NULL;
+    if (argc == 0)
+        return od_fail(OD_ERR_ARGUMENT, "a child process without a program");
     od_status status = od_matrix_drivers(&drivers);
     if (status)
         return status;

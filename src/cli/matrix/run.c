@@ -178,11 +178,15 @@ static bool run_child(collector *c, const char *group, od_family family, const c
 /* Whether the comma list of --groups, if there is one, names it. */
 static bool is_wanted(const collector *c, const char *group) {
     const size_t length = strlen(group);
-    const char *list = c->options->groups;
-    for (const char *at = list; at && *at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL)
-        if (strncmp(at, group, length) == 0 && (at[length] == ',' || at[length] == '\0'))
-            return true;
-    return !list[0];
+    const char *at = c->options->groups;
+    if (!at[0])
+        return true;
+    while (strncmp(at, group, length) != 0 || (at[length] != ',' && at[length] != '\0')) {
+        at += strcspn(at, ",");
+        if (!*at++)
+            return false;
+    }
+    return true;
 }
 
 /* The groups of the families; all of a family in one child where the lists are short. */
@@ -283,6 +287,11 @@ od_status od_matrix_run_row(const od_matrix_options *options, const od_matrix_ro
         return od_fail(OD_ERR_IO, "%s: cannot make a folder there", scratch);
     const bool whole = run_checks(&c, scratch) && run_training(&c, scratch);
     const bool unknown = !whole && !c.status && c.hangs < MAX_HANGS;
+    if (unknown) { /* what ran was another row's, under this one's name */
+        c.cases = c.failed = c.skipped = 0;
+        (void)json_array_clear(c.operations);
+        (void)json_array_clear(c.failures);
+    }
     if (unknown || c.hangs >= MAX_HANGS)
         c.skipped++; /* what was left of the row */
     od_status status = c.status ? c.status : make_row(&c, unknown, od_now() - began, out);
