@@ -9,14 +9,16 @@
  * VW: floats in a vector, VECS: vectors in a row of the register tile, ROWS: rows of it. */
 #include "conv_winograd.clh"
 
-/* m (rows, pitch) = v (rows, v_pitch) times a panel (c, COLS). */
-static inline __attribute__((always_inline)) void multiply(const int rows, const int vecs, __global float *m, int pitch,
-                                                           __global const float *v, int v_pitch,
-                                                           __global const float *panel, int c) {
+/* m (rows, pitch) = (add ? m : 0) + v (rows, v_pitch) times a panel (c, COLS). */
+static inline __attribute__((always_inline)) void multiply(const int rows, const int vecs, const int add,
+                                                           __global float *m, int pitch, __global const float *v,
+                                                           int v_pitch, __global const float *panel, int c) {
     vec acc[ROWS][VECS], b[VECS];
-#define CLEAR(r, j)  acc[r][j] = (vec)(0.0f);
-#define CLEAR_ROW(r) EACH_VEC(CLEAR, r)
-    EACH_ROW(CLEAR_ROW)
+#define BEGIN(r, j)                                                                                                    \
+    if (r < rows && j < vecs)                                                                                          \
+        acc[r][j] = add ? VLOAD(j, m + r * pitch) : (vec)(0.0f);
+#define BEGIN_ROW(r) EACH_VEC(BEGIN, r)
+    EACH_ROW(BEGIN_ROW)
     for (int i = 0; i < c; i++, v++, panel += COLS) {
 #define LOAD(r, j)                                                                                                     \
     if (j < vecs)                                                                                                      \
@@ -46,16 +48,16 @@ static inline __attribute__((always_inline)) void multiply(const int rows, const
 #define TWO_THIRDS ((2 * ROWS + 2) / 3)
 #define THIRD      ((ROWS + 2) / 3)
 
-static inline __attribute__((always_inline)) void multiply_block(const int vecs, __global float *m, int pitch,
-                                                                 __global const float *v, int v_pitch, int tiles,
-                                                                 __global const float *panel, int c) {
+static inline __attribute__((always_inline)) void multiply_block(const int vecs, const int add, __global float *m,
+                                                                 int pitch, __global const float *v, int v_pitch,
+                                                                 int tiles, __global const float *panel, int c) {
     for (int t = 0; t < tiles; t += ROWS, m += ROWS * pitch, v += ROWS * v_pitch)
         if (tiles - t > TWO_THIRDS)
-            multiply(ROWS, vecs, m, pitch, v, v_pitch, panel, c);
+            multiply(ROWS, vecs, add, m, pitch, v, v_pitch, panel, c);
         else if (tiles - t > THIRD)
-            multiply(TWO_THIRDS, vecs, m, pitch, v, v_pitch, panel, c);
+            multiply(TWO_THIRDS, vecs, add, m, pitch, v, v_pitch, panel, c);
         else
-            multiply(THIRD, vecs, m, pitch, v, v_pitch, panel, c);
+            multiply(THIRD, vecs, add, m, pitch, v, v_pitch, panel, c);
 }
 
 /* Vector `value` at `to`, of which `cols` columns belong to the tensor. */
@@ -145,72 +147,6 @@ static inline __attribute__((always_inline)) void restore_tile(__global float *y
         *stats = before + size;
 }
 
-/* y (n, h_out, w_out, c_out) from x (n, h_in, w_in, c_in) and weights [36][panels][c_in][COLS]. Dimension 0 of the
- * range counts parts of the scratch, [c_in zeros][v][m] of `slot` floats each, which take every so many'th block of
- * `block` tiles (a multiple of ROWS); dimension 1 shares the panels out. m holds `group` panels at a time. affine: x is
- * read through this map, see input_map; `images` images share one, and share the statistics stats (n / images, parts of
- * the scratch, 3, c_out) of y. add: to what y holds. */
-__attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
-conv_winograd(__global float *y, ulong y_offset, __global const float *x, ulong x_offset, __global const float *weights,
-              __global float *scratch, ulong slot, __global const float *affine, ulong affine_offset, ulong stride,
-              __global float *stats, int images, int n, int h_in, int w_in, int c_in, int h_out, int w_out, int c_out,
-              int pad, int block, int group, int add) {
-    const tile_grid grid = {(h_out + 3) / 4, (w_out + 3) / 4, (ulong)n * ((h_out + 3) / 4) * ((w_out + 3) / 4)};
-    const int panels = (c_out + COLS - 1) / COLS, share = (panels + get_global_size(1) - 1) / get_global_size(1);
-    const int panel_begin = get_global_id(1) * share, panel_end = min(panel_begin + share, panels);
-    const int v_pitch = c_in + VW, m_pitch = group * COLS; /* VW more: rows do not meet in the same cache sets */
-    const ulong v_plane = (ulong)block * v_pitch + VW, m_plane = (ulong)block * m_pitch + VW;
-    scratch += (get_global_id(1) * get_global_size(0) + get_global_id(0)) * slot;
-    __global float *zeros = scratch, *v = zeros + c_in, *m = v + PATCH * v_plane;
-    y += y_offset;
-    x += x_offset;
-    for (int i = 0; i < c_in; i++)
-        zeros[i] = 0.0f;
-    const input_map map = {affine ? affine + affine_offset : 0, stride, images};
-    const ulong stats_stride = get_global_size(0) * 3 * c_out;
-    if (stats) {
-        stats += get_global_id(0) * 3 * c_out;
-        for (int g = 0; g < n / images; g++)
-            for (int r = 0; r < 3; r++)
-                for (int i = panel_begin * COLS; i < min(panel_end * COLS, c_out); i++)
-                    stats[g * stats_stride + r * c_out + i] = 0.0f;
-    }
-
-    for (ulong first = get_global_id(0) * block; first < grid.tiles; first += get_global_size(0) * block) {
-        const int count = (int)min((ulong)block, grid.tiles - first);
-        transform_block(v, v_plane, v_pitch, x, map, zeros, grid, first, count, (count + ROWS - 1) / ROWS * ROWS, h_in,
-                        w_in, c_in, pad);
-        for (int begin = panel_begin; begin < panel_end; begin += group) {
-            const int end = min(begin + group, panel_end);
-            for (int k = 0; k < PATCH; k++)
-                for (int p = begin; p < end; p++) {
-                    __global const float *panel = weights + ((ulong)k * panels + p) * c_in * COLS;
-                    __global float *to = m + k * m_plane + (p - begin) * COLS;
-                    if (c_out - p * COLS <= VW)
-                        multiply_block(1, to, m_pitch, v + k * v_plane, v_pitch, count, panel, c_in);
-                    else
-                        multiply_block(VECS, to, m_pitch, v + k * v_plane, v_pitch, count, panel, c_in);
-                }
-            const int column = begin * COLS, cols = min(c_out, end * COLS) - column;
-            for (int t = 0; t < count; t++) {
-                const place at = place_of(first + t, grid.rows, grid.columns);
-                const int p = 4 * at.row, q = 4 * at.column;
-                restore_tile(y + ((at.outer * h_out + p) * w_out + q) * c_out + column,
-                             stats ? stats + at.outer / (uint)images * stats_stride + column : 0, add, w_out, c_out,
-                             h_out - p, w_out - q, m + (ulong)t * m_pitch, m_plane, cols);
-            }
-        }
-    }
-    if (stats) /* the number of values, from the first column of each group of panels to the others */
-        for (int g = 0; g < n / images; g++)
-            for (int begin = panel_begin; begin < panel_end; begin += group) {
-                __global float *row = stats + g * stats_stride + begin * COLS;
-                const int cols = min(c_out, min(begin + group, panel_end) * COLS) - begin * COLS;
-                for (int i = 1; i < cols; i++)
-                    row[i] = row[0];
-            }
-}
-
 /* One column of vectors of packed weights: the transforms of filters whose taps are `taps`[9], each to its plane. */
 static inline __attribute__((always_inline)) void transform_filter(__global float *to, ulong plane, const vec *taps) {
     vec t[POINTS][3];
@@ -242,32 +178,30 @@ static inline __attribute__((always_inline)) void transform_filter(__global floa
     EACH_6(FILTER_ROW)
 }
 
-enum { LINES = 16 }; /* rows of packed weights that a work-item makes: a cache line of w when it is transposed */
+/* What the transformed weights of a pass are made from: w (3, 3, c_in, c_out). Transposed: the columns are input
+ * channels, the rows output channels, and the window is turned by half. */
+typedef struct filter {
+    __global const float *w;
+    int c_in, c_out, transposed;
+} filter;
 
-/* weights [36][panels][run][COLS] from w (3, 3, c_in, c_out), columns past the last channel zero. Transposed: the
- * columns are input channels, the rows output channels, and the window is turned by half. One work-item (panel, LINES
- * rows). */
-__attribute__((reqd_work_group_size(1, 1, 1))) __kernel void conv_winograd_weights(__global float *weights,
-                                                                                   __global const float *w,
-                                                                                   ulong w_offset, int c_in, int c_out,
-                                                                                   int transposed) {
-    const int panel = get_global_id(0), first = get_global_id(1) * LINES, column = panel * COLS;
-    const int run = transposed ? c_out : c_in, cols = min((transposed ? c_in : c_out) - column, COLS);
-    const int lines = min(run - first, LINES);
-    const ulong plane = (ulong)get_global_size(0) * run * COLS;
-    weights += ((ulong)panel * run + first) * COLS;
-    w += w_offset;
+enum { LINES = 16 }; /* rows of transformed weights that are made at a time: a cache line of w when it is transposed */
+
+/* Rows `first` .. `first` + `lines` (at most LINES) of a panel, the planes of each point `plane` apart; columns past
+ * the last channel are zero. */
+static void transform_lines(__global float *to, ulong plane, filter f, int panel, int first, int lines) {
+    const int column = panel * COLS, cols = min((f.transposed ? f.c_in : f.c_out) - column, COLS);
     for (int j = 0; j < COLS; j += VW) {
         float tile[9][LINES][VW];
         for (int tap = 0; tap < 9; tap++)
-            if (transposed) {
-                __global const float *from = w + ((ulong)(8 - tap) * c_in + column + j) * c_out + first;
-                for (int k = 0; k < VW; k++, from += c_out)
+            if (f.transposed) {
+                __global const float *from = f.w + ((ulong)(8 - tap) * f.c_in + column + j) * f.c_out + first;
+                for (int k = 0; k < VW; k++, from += f.c_out)
                     for (int i = 0; i < lines; i++)
                         tile[tap][i][k] = j + k < cols ? from[i] : 0.0f;
             } else {
-                __global const float *from = w + ((ulong)tap * c_in + first) * c_out + column + j;
-                for (int i = 0; i < lines; i++, from += c_out)
+                __global const float *from = f.w + ((ulong)tap * f.c_in + first) * f.c_out + column + j;
+                for (int i = 0; i < lines; i++, from += f.c_out)
                     for (int k = 0; k < VW; k++)
                         tile[tap][i][k] = j + k < cols ? from[k] : 0.0f;
             }
@@ -275,7 +209,146 @@ __attribute__((reqd_work_group_size(1, 1, 1))) __kernel void conv_winograd_weigh
             vec taps[9];
             for (int tap = 0; tap < 9; tap++)
                 taps[tap] = VLOAD(0, tile[tap][i]);
-            transform_filter(weights + i * COLS + j, plane, taps);
+            transform_filter(to + i * COLS + j, plane, taps);
         }
+    }
+}
+
+/* weights [36][panels][run][COLS], run the rows of a panel. One work-item (panel, LINES rows). */
+__attribute__((reqd_work_group_size(1, 1, 1))) __kernel void conv_winograd_weights(__global float *weights,
+                                                                                   __global const float *w,
+                                                                                   ulong w_offset, int c_in, int c_out,
+                                                                                   int transposed) {
+    const filter f = {w + w_offset, c_in, c_out, transposed};
+    const int panel = get_global_id(0), first = get_global_id(1) * LINES, run = transposed ? c_out : c_in;
+    transform_lines(weights + ((ulong)panel * run + first) * COLS, (ulong)get_global_size(0) * run * COLS, f, panel,
+                    first, min(run - first, LINES));
+}
+
+static void clear_stats(__global float *stats, ulong stride, int groups, int c_out, int begin, int end) {
+    for (int g = 0; g < groups; g++)
+        for (int r = 0; r < 3; r++)
+            for (int i = begin; i < end; i++)
+                stats[g * stride + r * c_out + i] = 0.0f;
+}
+
+/* The number of values, from column `begin` to those up to `end`. */
+static void spread_count(__global float *stats, ulong stride, int groups, int begin, int end) {
+    for (int g = 0; g < groups; g++)
+        for (int i = begin + 1; i < end; i++)
+            stats[g * stride + i] = stats[g * stride + begin];
+}
+
+/* y (n, h_out, w_out, c_out) from x (n, h_in, w_in, c_in) and weights [36][panels][c_in][COLS]. Dimension 0 of the
+ * range counts parts of the scratch, [c_in zeros][v][m] of `slot` floats each, which take every so many'th block of
+ * `block` tiles (a multiple of ROWS); dimension 1 shares the panels out. m holds `group` panels at a time. affine: x is
+ * read through this map, see input_map; `images` images share one, and share the statistics stats (n / images, parts of
+ * the scratch, 3, c_out) of y. add: to what y holds. */
+__attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
+conv_winograd(__global float *y, ulong y_offset, __global const float *x, ulong x_offset, __global const float *weights,
+              __global float *scratch, ulong slot, __global const float *affine, ulong affine_offset, ulong stride,
+              __global float *stats, int images, int n, int h_in, int w_in, int c_in, int h_out, int w_out, int c_out,
+              int pad, int block, int group, int add) {
+    const tile_grid grid = {(h_out + 3) / 4, (w_out + 3) / 4, (ulong)n * ((h_out + 3) / 4) * ((w_out + 3) / 4)};
+    const int panels = (c_out + COLS - 1) / COLS, share = (panels + get_global_size(1) - 1) / get_global_size(1);
+    const int panel_begin = get_global_id(1) * share, panel_end = min(panel_begin + share, panels);
+    const int v_pitch = c_in + VW, m_pitch = group * COLS; /* VW more: rows do not meet in the same cache sets */
+    const ulong v_plane = (ulong)block * v_pitch + VW, m_plane = (ulong)block * m_pitch + VW;
+    scratch += (get_global_id(1) * get_global_size(0) + get_global_id(0)) * slot;
+    __global float *zeros = scratch, *v = zeros + c_in, *m = v + PATCH * v_plane;
+    y += y_offset;
+    x += x_offset;
+    for (int i = 0; i < c_in; i++)
+        zeros[i] = 0.0f;
+    const input_map map = {affine ? affine + affine_offset : 0, stride, images};
+    const ulong stats_stride = get_global_size(0) * 3 * c_out;
+    if (stats) {
+        stats += get_global_id(0) * 3 * c_out;
+        clear_stats(stats, stats_stride, n / images, c_out, panel_begin * COLS, min(panel_end * COLS, c_out));
+    }
+
+    for (ulong first = get_global_id(0) * block; first < grid.tiles; first += get_global_size(0) * block) {
+        const int count = (int)min((ulong)block, grid.tiles - first);
+        transform_block(v, v_plane, v_pitch, x, map, zeros, grid, first, count, (count + ROWS - 1) / ROWS * ROWS, h_in,
+                        w_in, c_in, pad);
+        for (int begin = panel_begin; begin < panel_end; begin += group) {
+            const int end = min(begin + group, panel_end);
+            for (int k = 0; k < PATCH; k++)
+                for (int p = begin; p < end; p++) {
+                    __global const float *panel = weights + ((ulong)k * panels + p) * c_in * COLS;
+                    __global float *to = m + k * m_plane + (p - begin) * COLS;
+                    if (c_out - p * COLS <= VW)
+                        multiply_block(1, 0, to, m_pitch, v + k * v_plane, v_pitch, count, panel, c_in);
+                    else
+                        multiply_block(VECS, 0, to, m_pitch, v + k * v_plane, v_pitch, count, panel, c_in);
+                }
+            const int column = begin * COLS, cols = min(c_out, end * COLS) - column;
+            for (int t = 0; t < count; t++) {
+                const place at = place_of(first + t, grid.rows, grid.columns);
+                const int p = 4 * at.row, q = 4 * at.column;
+                restore_tile(y + ((at.outer * h_out + p) * w_out + q) * c_out + column,
+                             stats ? stats + at.outer / (uint)images * stats_stride + column : 0, add, w_out, c_out,
+                             h_out - p, w_out - q, m + (ulong)t * m_pitch, m_plane, cols);
+            }
+        }
+    }
+    for (int begin = panel_begin; stats && begin < panel_end; begin += group)
+        spread_count(stats, stats_stride, n / images, begin * COLS, min(c_out, min(begin + group, panel_end) * COLS));
+}
+
+/* ---- few tiles and many weights --------------------------------------------------------------------------------- */
+
+/* v [36][tiles][c_in + VW] of all tiles, `plane` floats from point to point; the tiles are padded to whole register
+ * tiles. Dimension 0 of the range counts blocks of ROWS tiles. */
+__attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
+conv_winograd_patches(__global float *v, ulong plane, __global const float *x, ulong x_offset,
+                      __global const float *zeros, __global const float *affine, ulong affine_offset, ulong stride,
+                      int images, int n, int h_in, int w_in, int c_in, int h_out, int w_out, int pad) {
+    const tile_grid grid = {(h_out + 3) / 4, (w_out + 3) / 4, (ulong)n * ((h_out + 3) / 4) * ((w_out + 3) / 4)};
+    const input_map map = {affine ? affine + affine_offset : 0, stride, images};
+    const ulong first = get_global_id(0) * ROWS;
+    transform_block(v + first * (c_in + VW), plane, c_in + VW, x + x_offset, map, zeros, grid, first,
+                    (int)min((ulong)ROWS, grid.tiles - first), ROWS, h_in, w_in, c_in, pad);
+}
+
+/* y from v, as conv_winograd_patches leaves it, and w itself: a work-group takes every so many'th panel, transforms its
+ * weights `chunk` rows at a time and uses them at once, so that they never leave the cache. `slot` floats of scratch
+ * for each: [u: 36 planes of chunk x COLS][m: 36 planes of tiles x COLS]. stats (n / images, 1, 3, c_out). */
+__attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
+conv_winograd_panels(__global float *y, ulong y_offset, __global const float *v, ulong v_plane, __global const float *w,
+                     ulong w_offset, int filter_in, int filter_out, int transposed, __global float *scratch, ulong slot,
+                     __global float *stats, int images, int n, int c_in, int h_out, int w_out, int c_out, int chunk,
+                     int add) {
+    const tile_grid grid = {(h_out + 3) / 4, (w_out + 3) / 4, (ulong)n * ((h_out + 3) / 4) * ((w_out + 3) / 4)};
+    const filter f = {w + w_offset, filter_in, filter_out, transposed};
+    const int panels = (c_out + COLS - 1) / COLS, tiles = (int)grid.tiles, v_pitch = c_in + VW;
+    const ulong u_plane = (ulong)chunk * COLS + VW, m_plane = (ulong)tiles * COLS + VW, stats_stride = 3 * c_out;
+    __global float *u = scratch + get_global_id(0) * slot, *m = u + PATCH * u_plane;
+    y += y_offset;
+    for (int p = get_global_id(0); p < panels; p += get_global_size(0)) {
+        const int column = p * COLS, cols = min(c_out - column, COLS);
+        for (int from = 0; from < c_in; from += chunk) {
+            const int lines = min(chunk, c_in - from);
+            for (int i = 0; i < lines; i += LINES)
+                transform_lines(u + i * COLS, u_plane, f, p, from + i, min(lines - i, LINES));
+            for (int k = 0; k < PATCH; k++) {
+                __global const float *a = v + k * v_plane + from, *panel = u + k * u_plane;
+                if (cols <= VW)
+                    multiply_block(1, from > 0, m + k * m_plane, COLS, a, v_pitch, tiles, panel, lines);
+                else
+                    multiply_block(VECS, from > 0, m + k * m_plane, COLS, a, v_pitch, tiles, panel, lines);
+            }
+        }
+        if (stats)
+            clear_stats(stats, stats_stride, n / images, c_out, column, column + cols);
+        for (int t = 0; t < tiles; t++) {
+            const place at = place_of(t, grid.rows, grid.columns);
+            const int row = 4 * at.row, q = 4 * at.column;
+            restore_tile(y + ((at.outer * h_out + row) * w_out + q) * c_out + column,
+                         stats ? stats + at.outer / (uint)images * stats_stride + column : 0, add, w_out, c_out,
+                         h_out - row, w_out - q, m + (ulong)t * COLS, m_plane, cols);
+        }
+        if (stats)
+            spread_count(stats, stats_stride, n / images, column, column + cols);
     }
 }

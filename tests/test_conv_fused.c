@@ -26,6 +26,8 @@ static const fused_case cases[] = {
     /* blocks and chunks that hold images of both groups; panels that are shared out */
     {14, 2, {8, 8, 32, 40, 3, 3, 1, 1}},
     {2, 2, {7, 9, 16, 272, 3, 3, 1, 1}},
+    {24, 2, {7, 9, 16, 272, 3, 3, 1, 1}},
+    {2, 2, {6, 5, 150, 272, 3, 3, 1, 1}},
     {26, 2, {4, 4, 48, 64, 3, 3, 1, 1}},
     /* other windows and strides */
     {4, 2, {9, 7, 12, 16, 3, 3, 2, 1}},

@@ -149,7 +149,7 @@ static od_status check_input(const od_conv *conv, int pass, const od_conv_input 
 static od_status run_pass(od_conv *conv, int pass, od_conv_args *args) {
     const od_conv_impl *impl = impl_of(conv, pass);
     void *state = conv->state[pass];
-    const size_t packed = pass != BACKWARD_WEIGHT && impl->packed_size ? impl->packed_size(state) : 0;
+    const size_t packed = pass != BACKWARD_WEIGHT && impl->packed_size ? impl->packed_size(state, args->n) : 0;
     args->weights = conv->w;
     if (!packed)
         return impl->run(state, args);

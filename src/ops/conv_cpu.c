@@ -133,7 +133,7 @@ static int weight_rows(const cpu_tile *t, int run) {
 }
 
 /* Written, not filled: Oclgrind takes what clEnqueueFillBuffer wrote for uninitialised. */
-static od_status create_zeros(od_device *device, size_t bytes, od_buffer **out) {
+od_status od_conv_create_zeros(od_device *device, size_t bytes, od_buffer **out) {
     void *zeros = calloc(1, bytes);
     if (!zeros)
         return od_fail(OD_ERR_MEMORY, "convolution: no memory for %zu bytes", bytes);
@@ -162,7 +162,7 @@ static od_status cpu_create(od_device *device, const od_conv_shape *shape, unsig
     status = get_kernels(c);
     if (status || pass == OD_CONV_BACKWARD_WEIGHT)
         goto out;
-    status = create_zeros(device, (size_t)g->run * sizeof(float), &c->zeros);
+    status = od_conv_create_zeros(device, (size_t)g->run * sizeof(float), &c->zeros);
 out:
     if (status) {
         cpu_destroy(c);
@@ -172,7 +172,8 @@ out:
     return status;
 }
 
-static size_t cpu_packed_size(const void *state) {
+static size_t cpu_packed_size(const void *state, int n) {
+    (void)n;
     const cpu_conv *c = state;
     return (size_t)c->panels * c->gather.taps * c->gather.run * c->cols;
 }
@@ -219,7 +220,7 @@ static od_status cpu_run(void *state, const od_conv_args *args) {
         blocks = (pixels + block - 1) / block;
         int64_t under = (int64_t)c->rows * c->shape.kernel_h * g->w_in * g->pitch * (int64_t)sizeof(float);
         int group = under <= GROUP_BYTES && args->n >= c->rows ? c->rows : 1;
-        bool panel_first = cpu_packed_size(c) * sizeof(float) <= PANEL_MAJOR_BYTES;
+        bool panel_first = cpu_packed_size(c, args->n) * sizeof(float) <= PANEL_MAJOR_BYTES;
         od_range range = panel_first ? OD_RANGE3(c->panels, blocks, g->classes, 1, 1, 1)
                                      : OD_RANGE3(blocks, c->panels, g->classes, 1, 1, 1);
         status = OD_LAUNCH(c->main, range, OD_SPAN(args->out), OD_SPAN(in), OD_BUF(args->weights.buffer),

@@ -97,7 +97,8 @@ static od_status gpu_create(od_device *device, const od_conv_shape *shape, unsig
 }
 
 /* Backward by data reads a transposed copy. */
-static size_t gpu_packed_size(const void *state) {
+static size_t gpu_packed_size(const void *state, int n) {
+    (void)n;
     const gpu_conv *c = state;
     return c->pass == OD_CONV_BACKWARD_DATA ? (size_t)c->gather.taps * c->shape.c_in * c->shape.c_out : 0;
 }

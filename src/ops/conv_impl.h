@@ -22,7 +22,7 @@ typedef struct od_conv_args {
 typedef struct od_conv_impl {
     od_status (*create)(od_device *device, const od_conv_shape *shape, unsigned pass, void **state);
     void (*destroy)(void *state);                              /* NULL is fine */
-    size_t (*packed_size)(const void *state);                  /* floats; NULL or 0: run reads w itself */
+    size_t (*packed_size)(const void *state, int n);           /* floats; NULL or 0: run reads w itself */
     od_status (*pack)(void *state, od_span packed, od_span w); /* before each run */
     od_status (*run)(void *state, const od_conv_args *args);   /* n > 0 */
     bool fuses;                                                /* whether run heeds affine and stats */
@@ -30,6 +30,7 @@ typedef struct od_conv_impl {
 } od_conv_impl;
 
 extern const od_conv_impl od_conv_ref, od_conv_cpu, od_conv_cpu_weight, od_conv_gpu, od_conv_gpu_weight;
+od_status od_conv_create_zeros(od_device *device, size_t bytes, od_buffer **out);
 bool od_conv_cpu_supports(const od_device *device, const void *shape, const char **why);
 extern unsigned od_conv_cpu_width; /* 0: the device's vector width; tests choose another row of the tile table */
 extern const od_conv_impl od_conv_winograd, od_conv_winograd_weight;

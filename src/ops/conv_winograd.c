@@ -34,6 +34,9 @@ enum {
     GROUP = 4,               /* panels whose products are kept at a time, and that a share has at least */
     SLOTS_PER_CORE = 4,      /* work-groups, to balance */
     SCRATCH_BYTES = 1 << 28, /* of all work-groups together */
+    FEW_TILES = 128, /* up to here large weights are transformed where they are used; see conv_winograd_panels */
+    LARGE_WEIGHTS = 1 << 24, /* bytes of all transformed weights */
+    CHUNK = 128,             /* rows of a panel that are transformed at a time */
 };
 
 typedef struct winograd_conv {
@@ -43,7 +46,8 @@ typedef struct winograd_conv {
     int filter_in, filter_out;                      /* w's own */
     const winograd_tile *tile;
     int cols, panels;
-    od_kernel *pack, *main;
+    od_buffer *zeros; /* (c_in) */
+    od_kernel *pack, *main, *patches, *by_panels;
 } winograd_conv;
 
 /* Whether tiles of 4x4 leave little of a map over: 36 multiplications a tile against 9 a pixel. */
@@ -69,6 +73,14 @@ bool od_conv_winograd_supports(const od_device *device, const void *shape, const
     else
         *why = NULL;
     return !*why;
+}
+
+static void winograd_destroy(void *state) {
+    winograd_conv *c = state;
+    if (!c)
+        return;
+    od_buffer_release(c->zeros);
+    free(c);
 }
 
 static od_status winograd_create(od_device *device, const od_conv_shape *s, unsigned pass, void **state) {
@@ -97,8 +109,14 @@ static od_status winograd_create(od_device *device, const od_conv_shape *s, unsi
     od_status status = od_kernel_get(device, "conv_winograd", options, "conv_winograd_weights", &c->pack);
     if (!status)
         status = od_kernel_get(device, "conv_winograd", options, "conv_winograd", &c->main);
+    if (!status)
+        status = od_kernel_get(device, "conv_winograd", options, "conv_winograd_patches", &c->patches);
+    if (!status)
+        status = od_kernel_get(device, "conv_winograd", options, "conv_winograd_panels", &c->by_panels);
+    if (!status)
+        status = od_conv_create_zeros(device, sizeof(float) * c->c_in, &c->zeros);
     if (status) {
-        free(c);
+        winograd_destroy(c);
         c = NULL;
     }
     *state = c;
@@ -106,9 +124,23 @@ static od_status winograd_create(od_device *device, const od_conv_shape *s, unsi
 }
 
 /* [36][panels][c_in][cols] */
-static size_t winograd_packed_size(const void *state) {
-    const winograd_conv *c = state;
+static size_t transformed_size(const winograd_conv *c) {
     return (size_t)POINTS * c->panels * c->c_in * c->cols;
+}
+
+static int64_t tiles_of(const winograd_conv *c, int n) {
+    return (int64_t)n * od_div_up(c->h_out, 4) * od_div_up(c->w_out, 4);
+}
+
+/* Whether the weights' transforms would cost more memory traffic than all else. */
+static bool by_panels(const winograd_conv *c, int n) {
+    const unsigned cores = od_device_get_info(c->device)->compute_units;
+    return tiles_of(c, n) <= FEW_TILES && (unsigned)c->panels >= 2 * cores &&
+           (sizeof(float) * transformed_size(c) > LARGE_WEIGHTS || od_conv_winograd_mode == OD_WINOGRAD_ALWAYS);
+}
+
+static size_t winograd_packed_size(const void *state, int n) {
+    return by_panels(state, n) ? 0 : transformed_size(state);
 }
 
 static od_status winograd_pack(void *state, od_span packed, od_span w) {
@@ -135,8 +167,8 @@ static uint64_t slot_floats(const winograd_conv *c, int block, int group) {
 static winograd_cut cut_run(const winograd_conv *c, int n) {
     const od_device_info *info = od_device_get_info(c->device);
     const int64_t cores = info->compute_units, rows = c->tile->rows;
-    const int64_t all = (int64_t)n * od_div_up(c->h_out, 4) * od_div_up(c->w_out, 4);
-    const uint64_t weights = sizeof(float) * winograd_packed_size(c);
+    const int64_t all = tiles_of(c, n);
+    const uint64_t weights = sizeof(float) * transformed_size(c);
     winograd_cut cut = {.group = c->panels < GROUP ? c->panels : GROUP, .shares = 1};
     int64_t block = rows * (info->cache_bytes && weights > info->cache_bytes / 2 ? LARGE_BLOCK : BLOCK);
     while (cut.shares * 2 * GROUP <= c->panels && (all + block - 1) / block * cut.shares < 2 * cores)
@@ -157,21 +189,61 @@ static winograd_cut cut_run(const winograd_conv *c, int n) {
     return cut;
 }
 
+static od_status make_stats(const winograd_conv *c, const od_conv_args *args, int parts) {
+    if (!args->stats)
+        return OD_OK;
+    args->stats->parts = parts;
+    return od_span_borrow(c->device, (size_t)args->groups * parts * 3 * c->c_out, &args->stats->partial);
+}
+
+static od_buffer *stats_buffer(const od_conv_args *args) {
+    return args->stats ? args->stats->partial.buffer : NULL;
+}
+
+static od_status run_by_panels(const winograd_conv *c, const od_conv_args *args) {
+    const od_device_info *info = od_device_get_info(c->device);
+    const int count = (int)tiles_of(c, args->n), rows = c->tile->rows, vw = c->tile->vw;
+    const int blocks = od_div_up(count, rows), images = args->n / args->groups;
+    const int slots =
+        c->panels < (int)info->compute_units * SLOTS_PER_CORE ? c->panels : (int)info->compute_units * SLOTS_PER_CORE;
+    const uint64_t plane = (uint64_t)blocks * rows * (c->c_in + vw) + vw;
+    const uint64_t slot = (POINTS * ((uint64_t)(CHUNK + count + rows) * c->cols + 2 * vw) + 15) / 16 * 16;
+    od_span v = OD_NO_SPAN, scratch = OD_NO_SPAN;
+    od_status status = od_span_borrow(c->device, POINTS * plane, &v);
+    if (!status)
+        status = od_span_borrow(c->device, slots * slot, &scratch);
+    if (!status)
+        status = make_stats(c, args, 1);
+    if (!status)
+        status = OD_LAUNCH(c->patches, OD_RANGE1(blocks, 1), OD_BUF(v.buffer), OD_U64(plane), OD_SPAN(args->in),
+                           OD_BUF(c->zeros), OD_SPAN(args->affine), OD_U64(args->stride), OD_I32(images),
+                           OD_I32(args->n), OD_I32(c->h_in), OD_I32(c->w_in), OD_I32(c->c_in), OD_I32(c->h_out),
+                           OD_I32(c->w_out), OD_I32(c->pad));
+    if (!status)
+        status = OD_LAUNCH(c->by_panels, OD_RANGE1(slots, 1), OD_SPAN(args->out), OD_BUF(v.buffer), OD_U64(plane),
+                           OD_SPAN(args->weights), OD_I32(c->filter_in), OD_I32(c->filter_out), OD_I32(c->transposed),
+                           OD_BUF(scratch.buffer), OD_U64(slot), OD_BUF(stats_buffer(args)), OD_I32(images),
+                           OD_I32(args->n), OD_I32(c->c_in), OD_I32(c->h_out), OD_I32(c->w_out), OD_I32(c->c_out),
+                           OD_I32(CHUNK), OD_I32(args->accumulate));
+    od_buffer_release(v.buffer);
+    od_buffer_release(scratch.buffer);
+    return status;
+}
+
 static od_status winograd_run(void *state, const od_conv_args *args) {
     winograd_conv *c = state;
+    if (by_panels(c, args->n))
+        return run_by_panels(c, args);
     const winograd_cut cut = cut_run(c, args->n);
-    od_span scratch = OD_NO_SPAN, partial = OD_NO_SPAN;
+    od_span scratch = OD_NO_SPAN;
     od_status status = od_span_borrow(c->device, cut.slot * cut.slots * cut.shares, &scratch);
-    if (!status && args->stats) {
-        status = od_span_borrow(c->device, (size_t)args->groups * cut.slots * 3 * c->c_out, &partial);
-        args->stats->partial = partial;
-        args->stats->parts = cut.slots;
-    }
+    if (!status)
+        status = make_stats(c, args, cut.slots);
     if (!status)
         status =
             OD_LAUNCH(c->main, OD_RANGE2(cut.slots, cut.shares, 1, 1), OD_SPAN(args->out), OD_SPAN(args->in),
                       OD_BUF(args->weights.buffer), OD_BUF(scratch.buffer), OD_U64(cut.slot), OD_SPAN(args->affine),
-                      OD_U64(args->stride), OD_BUF(partial.buffer), OD_I32(args->n / args->groups), OD_I32(args->n),
+                      OD_U64(args->stride), OD_BUF(stats_buffer(args)), OD_I32(args->n / args->groups), OD_I32(args->n),
                       OD_I32(c->h_in), OD_I32(c->w_in), OD_I32(c->c_in), OD_I32(c->h_out), OD_I32(c->w_out),
                       OD_I32(c->c_out), OD_I32(c->pad), OD_I32(cut.block), OD_I32(cut.group), OD_I32(args->accumulate));
     od_buffer_release(scratch.buffer);
@@ -179,4 +251,4 @@ static od_status winograd_run(void *state, const od_conv_args *args) {
 }
 
 const od_conv_impl od_conv_winograd = {
-    winograd_create, free, winograd_packed_size, winograd_pack, winograd_run, true, true};
+    winograd_create, winograd_destroy, winograd_packed_size, winograd_pack, winograd_run, true, true};
