@@ -64,8 +64,9 @@ static bool look_at_answer(transfer *t) {
         t->have = t->started_at = 0;
     }
     if (t->d->expected && length >= 0 && t->have + (uint64_t)length != t->d->expected) {
+        unsigned long long offered = t->have + (uint64_t)length;
         t->status = od_fail(OD_ERR_FORMAT, "%s: expected %llu bytes, the server offers %llu", t->d->url,
-                            (unsigned long long)t->d->expected, (unsigned long long)(t->have + (uint64_t)length));
+                            (unsigned long long)t->d->expected, offered);
         return false;
     }
     return true;

@@ -83,9 +83,13 @@ static od_status add_part(od_store *store, const od_dataset *d, const part *p, o
     od_stream *stream = NULL;
     int32_t *labels = malloc((size_t)p->n * sizeof *labels);
     uint8_t *chunk = malloc((size_t)CHUNK * PIXELS);
-    od_status status = labels && chunk ? OD_OK : od_fail(OD_ERR_MEMORY, "stl10: no memory for %ld labels", p->n);
+    od_status status = OD_OK;
     (void)snprintf(path, sizeof path, "%s/%s", d->dir, p->images);
-    if (status || (status = read_labels(d, p, labels)) || (status = od_stream_open(path, &stream)))
+    if (!labels || !chunk) {
+        status = od_fail(OD_ERR_MEMORY, "stl10: no memory for %ld labels", p->n);
+        goto out;
+    }
+    if ((status = read_labels(d, p, labels)) || (status = od_stream_open(path, &stream)))
         goto out;
     od_stream_expect_size(stream, (size_t)p->n * PIXELS);
     for (long first = 0; first < p->n; first += CHUNK) {
@@ -122,8 +126,10 @@ static od_status read_folds(od_dataset *d, int labelled) {
     if (status)
         return status;
     f->indices = malloc((bytes / 2 + 1) * sizeof *f->indices); /* a digit and a blank at least for each */
-    if (!f->indices)
-        status = od_fail(OD_ERR_MEMORY, "%s: no memory for %zu bytes", path, bytes);
+    if (!f->indices) {
+        free(text);
+        return od_fail(OD_ERR_MEMORY, "%s: no memory for %zu bytes", path, bytes);
+    }
     for (at = text; !status && *at;) {
         if (*at == ' ' || *at == '\t' || *at == '\r') {
             at++;

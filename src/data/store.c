@@ -148,7 +148,7 @@ static od_status map_store(int fd, const char *key, bool check, od_dataset *data
 od_status od_store_open(od_dataset *dataset, const char *key, bool *found) {
     char *path = NULL;
     *found = false;
-    if (store_path(key, &path))
+    if (store_path(key, &path) || !path)
         return OD_OK; /* no cache: od_store_create says so */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd >= 0) {
