@@ -181,7 +181,8 @@ static size_t cpu_packed_size(const void *state, int n) {
 static od_status cpu_pack(void *state, od_span packed, od_span w) {
     cpu_conv *c = state;
     const od_conv_gather *g = &c->gather;
-    od_range range = OD_RANGE2(g->taps, c->panels, 1, 1);
+    od_range range = od_range_work(OD_RANGE2(g->taps, c->panels, 1, 1), 0,
+                                   sizeof(float) * (od_conv_weights(&c->shape) + (double)cpu_packed_size(c, 1)));
     if (c->pass == OD_CONV_BACKWARD_DATA)
         return OD_LAUNCH(c->pack, range, OD_BUF(packed.buffer), OD_SPAN(w), OD_BUF(g->table), OD_I32(g->classes),
                          OD_I32(c->shape.c_in), OD_I32(c->shape.c_out));
@@ -196,8 +197,10 @@ static od_status padded_copy(cpu_conv *c, od_span *out, od_span in, int n, int h
     od_status status = od_span_borrow(c->device, rows * (w + 2 * margin) * c_to + slack, out);
     if (status)
         return status;
-    return OD_LAUNCH(c->pad, OD_RANGE1(rows, 1), OD_BUF(out->buffer), OD_SPAN(in), OD_I32(h), OD_I32(w),
-                     OD_I32(channels), OD_I32(c_to), OD_I32(margin), OD_I32(slack));
+    const double read = (double)n * h * w * channels, written = (double)rows * (w + 2 * margin) * c_to;
+    return OD_LAUNCH(c->pad, od_range_work(OD_RANGE1(rows, 1), 0, sizeof(float) * (read + written)),
+                     OD_BUF(out->buffer), OD_SPAN(in), OD_I32(h), OD_I32(w), OD_I32(channels), OD_I32(c_to),
+                     OD_I32(margin), OD_I32(slack));
 }
 
 static od_status cpu_run(void *state, const od_conv_args *args) {
@@ -223,6 +226,7 @@ static od_status cpu_run(void *state, const od_conv_args *args) {
         bool panel_first = cpu_packed_size(c, args->n) * sizeof(float) <= PANEL_MAJOR_BYTES;
         od_range range = panel_first ? OD_RANGE3(c->panels, blocks, g->classes, 1, 1, 1)
                                      : OD_RANGE3(blocks, c->panels, g->classes, 1, 1, 1);
+        range = od_conv_work(range, &c->shape, args->n, od_conv_flop(&c->shape, args->n), od_conv_weights(&c->shape));
         status = OD_LAUNCH(c->main, range, OD_SPAN(args->out), OD_SPAN(in), OD_BUF(args->weights.buffer),
                            OD_BUF(c->zeros), OD_BUF(g->table), OD_I32(args->n), OD_I32(g->h_in), OD_I32(g->w_in),
                            OD_I32(g->pitch), OD_I32(g->run), OD_I32(g->h_out), OD_I32(g->w_out), OD_I32(g->c_out),
@@ -292,14 +296,17 @@ static od_status weight_run(cpu_conv *c, const od_conv_args *args) {
         status = padded_copy(c, &dy_copy, dy, args->n, g->h_out, g->w_out, s->c_out, dy_pitch, 0, 0);
         dy = dy_copy;
     }
+    const double weights = od_conv_weights(s);
+    const od_range range = od_conv_work(OD_RANGE3(c->panels, cut.groups, cut.chunks, 1, 1, 1), s, args->n,
+                                        od_conv_flop(s, args->n), weights * cut.chunks);
     if (!status)
-        status = OD_LAUNCH(c->main, OD_RANGE3(c->panels, cut.groups, cut.chunks, 1, 1, 1), OD_BUF(part.buffer),
-                           OD_SPAN(x), OD_SPAN(dy), OD_BUF(g->table), OD_I32(args->n), OD_I32(g->h_in), OD_I32(g->w_in),
-                           OD_I32(g->pitch), OD_I32(g->run), OD_I32(dy_pitch), OD_I32(g->step_in),
-                           OD_I32(cut.taps_in_group), OD_I32(cut.chunk));
+        status = OD_LAUNCH(c->main, range, OD_BUF(part.buffer), OD_SPAN(x), OD_SPAN(dy), OD_BUF(g->table),
+                           OD_I32(args->n), OD_I32(g->h_in), OD_I32(g->w_in), OD_I32(g->pitch), OD_I32(g->run),
+                           OD_I32(dy_pitch), OD_I32(g->step_in), OD_I32(cut.taps_in_group), OD_I32(cut.chunk));
     if (!status)
-        status = OD_LAUNCH(c->sum, OD_RANGE2(c->panels, g->taps, 1, 1), OD_SPAN(args->out), OD_BUF(part.buffer),
-                           OD_I32(g->run), OD_I32(s->c_out), OD_I32(cut.chunks), OD_I32(args->accumulate));
+        status = OD_LAUNCH(c->sum, od_conv_sum_work(OD_RANGE2(c->panels, g->taps, 1, 1), weights, cut.chunks),
+                           OD_SPAN(args->out), OD_BUF(part.buffer), OD_I32(g->run), OD_I32(s->c_out),
+                           OD_I32(cut.chunks), OD_I32(args->accumulate));
     od_buffer_release(part.buffer);
     od_buffer_release(x_copy.buffer);
     od_buffer_release(dy_copy.buffer);

@@ -64,6 +64,20 @@ od_status od_conv_gather_create(od_device *device, const od_conv_shape *shape, u
                                 od_conv_gather *out);
 void od_conv_gather_destroy(od_conv_gather *gather);
 
+/* The launch of a pass's main kernel with its work, for profiles. flop: what the kernel makes; each pass reads or
+ * writes x, y and w, of which `weights` floats. */
+static inline od_range od_conv_work(od_range range, const od_conv_shape *s, int n, double flop, double weights) {
+    const double x = (double)s->h * s->w * s->c_in, y = (double)od_conv_out_h(s) * od_conv_out_w(s) * s->c_out;
+    return od_range_work(range, flop, sizeof(float) * (n * (x + y) + weights));
+}
+static inline double od_conv_weights(const od_conv_shape *s) {
+    return (double)s->kernel_h * s->kernel_w * s->c_in * s->c_out;
+}
+/* Of launches that add up `parts` results of `count` floats. */
+static inline od_range od_conv_sum_work(od_range range, double count, double parts) {
+    return od_range_work(range, count * parts, sizeof(float) * count * (parts + 1));
+}
+
 static inline int od_div_up(int a, int b) {
     return (a + b - 1) / b;
 }

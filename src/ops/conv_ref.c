@@ -59,11 +59,13 @@ static od_status run_weight(ref_conv *c, const od_conv_args *args) {
     od_status status = od_span_borrow(c->device, count * chunks, &part);
     if (status)
         return status;
-    status = OD_LAUNCH(c->main, channel_range(s->c_out, rows, chunks), OD_BUF(part.buffer), OD_SPAN(args->in),
-                       OD_SPAN(args->grad), OD_I32(args->n), OD_U64(chunk), DIMS_ARGS(s));
+    const od_range range = od_conv_work(channel_range(s->c_out, rows, chunks), s, args->n, od_conv_flop(s, args->n),
+                                        (double)count * chunks);
+    status = OD_LAUNCH(c->main, range, OD_BUF(part.buffer), OD_SPAN(args->in), OD_SPAN(args->grad), OD_I32(args->n),
+                       OD_U64(chunk), DIMS_ARGS(s));
     if (!status)
-        status = OD_LAUNCH(c->sum, OD_RANGE1(count, 64), OD_SPAN(args->out), OD_BUF(part.buffer), OD_U64(count),
-                           OD_I32(chunks), OD_I32(args->accumulate));
+        status = OD_LAUNCH(c->sum, od_conv_sum_work(OD_RANGE1(count, 64), (double)count, chunks), OD_SPAN(args->out),
+                           OD_BUF(part.buffer), OD_U64(count), OD_I32(chunks), OD_I32(args->accumulate));
     od_buffer_release(part.buffer);
     return status;
 }
@@ -75,8 +77,10 @@ static od_status ref_run(void *state, const od_conv_args *args) {
         return run_weight(c, args);
     bool back = c->pass == OD_CONV_BACKWARD_DATA;
     size_t pixels = (size_t)args->n * (back ? (size_t)s->h * s->w : (size_t)od_conv_out_h(s) * od_conv_out_w(s));
-    return OD_LAUNCH(c->main, channel_range(back ? s->c_in : s->c_out, pixels, 1), OD_SPAN(args->out),
-                     OD_SPAN(args->in), OD_SPAN(args->weights), OD_I32(args->n), DIMS_ARGS(s));
+    const od_range range = od_conv_work(channel_range(back ? s->c_in : s->c_out, pixels, 1), s, args->n,
+                                        od_conv_flop(s, args->n), od_conv_weights(s));
+    return OD_LAUNCH(c->main, range, OD_SPAN(args->out), OD_SPAN(args->in), OD_SPAN(args->weights), OD_I32(args->n),
+                     DIMS_ARGS(s));
 }
 
 const od_conv_impl od_conv_ref = {ref_create, free, NULL, NULL, ref_run, false};

@@ -145,8 +145,10 @@ static size_t winograd_packed_size(const void *state, int n) {
 
 static od_status winograd_pack(void *state, od_span packed, od_span w) {
     winograd_conv *c = state;
-    return OD_LAUNCH(c->pack, OD_RANGE2(c->panels, od_div_up(c->c_in, LINES), 1, 1), OD_BUF(packed.buffer), OD_SPAN(w),
-                     OD_I32(c->filter_in), OD_I32(c->filter_out), OD_I32(c->transposed));
+    const od_range range = od_range_work(OD_RANGE2(c->panels, od_div_up(c->c_in, LINES), 1, 1), 0,
+                                         sizeof(float) * (9.0 * c->c_in * c->c_out + (double)transformed_size(c)));
+    return OD_LAUNCH(c->pack, range, OD_BUF(packed.buffer), OD_SPAN(w), OD_I32(c->filter_in), OD_I32(c->filter_out),
+                     OD_I32(c->transposed));
 }
 
 /* How a run is cut. */
@@ -200,6 +202,13 @@ static od_buffer *stats_buffer(const od_conv_args *args) {
     return args->stats ? args->stats->partial.buffer : NULL;
 }
 
+/* A launch with a pass's work: products alone, the transforms are a small part; `weights` floats of them are read. */
+static od_range with_work(od_range range, const winograd_conv *c, int n, double weights) {
+    const double maps = (double)c->h_in * c->w_in * c->c_in + (double)c->h_out * c->w_out * c->c_out;
+    return od_range_work(range, 2.0 * POINTS * (double)tiles_of(c, n) * c->c_in * c->c_out,
+                         sizeof(float) * (n * maps + weights));
+}
+
 static od_status run_by_panels(const winograd_conv *c, const od_conv_args *args) {
     const od_device_info *info = od_device_get_info(c->device);
     const int count = (int)tiles_of(c, args->n), rows = c->tile->rows, vw = c->tile->vw;
@@ -220,11 +229,12 @@ static od_status run_by_panels(const winograd_conv *c, const od_conv_args *args)
                            OD_I32(args->n), OD_I32(c->h_in), OD_I32(c->w_in), OD_I32(c->c_in), OD_I32(c->h_out),
                            OD_I32(c->w_out), OD_I32(c->pad));
     if (!status)
-        status = OD_LAUNCH(c->by_panels, OD_RANGE1(slots, 1), OD_SPAN(args->out), OD_BUF(v.buffer), OD_U64(plane),
-                           OD_SPAN(args->weights), OD_I32(c->filter_in), OD_I32(c->filter_out), OD_I32(c->transposed),
-                           OD_BUF(scratch.buffer), OD_U64(slot), OD_BUF(stats_buffer(args)), OD_I32(images),
-                           OD_I32(args->n), OD_I32(c->c_in), OD_I32(c->h_out), OD_I32(c->w_out), OD_I32(c->c_out),
-                           OD_I32(CHUNK), OD_I32(args->accumulate));
+        status =
+            OD_LAUNCH(c->by_panels, with_work(OD_RANGE1(slots, 1), c, args->n, 9.0 * c->c_in * c->c_out),
+                      OD_SPAN(args->out), OD_BUF(v.buffer), OD_U64(plane), OD_SPAN(args->weights), OD_I32(c->filter_in),
+                      OD_I32(c->filter_out), OD_I32(c->transposed), OD_BUF(scratch.buffer), OD_U64(slot),
+                      OD_BUF(stats_buffer(args)), OD_I32(images), OD_I32(args->n), OD_I32(c->c_in), OD_I32(c->h_out),
+                      OD_I32(c->w_out), OD_I32(c->c_out), OD_I32(CHUNK), OD_I32(args->accumulate));
     od_buffer_release(v.buffer);
     od_buffer_release(scratch.buffer);
     return status;
@@ -240,12 +250,13 @@ static od_status winograd_run(void *state, const od_conv_args *args) {
     if (!status)
         status = make_stats(c, args, cut.slots);
     if (!status)
-        status =
-            OD_LAUNCH(c->main, OD_RANGE2(cut.slots, cut.shares, 1, 1), OD_SPAN(args->out), OD_SPAN(args->in),
-                      OD_BUF(args->weights.buffer), OD_BUF(scratch.buffer), OD_U64(cut.slot), OD_SPAN(args->affine),
-                      OD_U64(args->stride), OD_BUF(stats_buffer(args)), OD_I32(args->n / args->groups), OD_I32(args->n),
-                      OD_I32(c->h_in), OD_I32(c->w_in), OD_I32(c->c_in), OD_I32(c->h_out), OD_I32(c->w_out),
-                      OD_I32(c->c_out), OD_I32(c->pad), OD_I32(cut.block), OD_I32(cut.group), OD_I32(args->accumulate));
+        status = OD_LAUNCH(c->main,
+                           with_work(OD_RANGE2(cut.slots, cut.shares, 1, 1), c, args->n, (double)transformed_size(c)),
+                           OD_SPAN(args->out), OD_SPAN(args->in), OD_BUF(args->weights.buffer), OD_BUF(scratch.buffer),
+                           OD_U64(cut.slot), OD_SPAN(args->affine), OD_U64(args->stride), OD_BUF(stats_buffer(args)),
+                           OD_I32(args->n / args->groups), OD_I32(args->n), OD_I32(c->h_in), OD_I32(c->w_in),
+                           OD_I32(c->c_in), OD_I32(c->h_out), OD_I32(c->w_out), OD_I32(c->c_out), OD_I32(c->pad),
+                           OD_I32(cut.block), OD_I32(cut.group), OD_I32(args->accumulate));
     od_buffer_release(scratch.buffer);
     return status;
 }

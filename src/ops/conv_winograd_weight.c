@@ -101,16 +101,20 @@ static od_status weight_run(void *state, const od_conv_args *args) {
     od_status status = od_span_borrow(c->device, (size_t)cut.chunks * rows * pitch, &part);
     if (!status)
         status = od_span_borrow(c->device, cut.slot * cut.chunks * cut.shares, &scratch);
+    const double blocks = (double)args->n * od_div_up(od_conv_out_h(s), 4) * od_div_up(od_conv_out_w(s), 4);
+    const double products = 2.0 * POINTS * blocks * s->c_in * s->c_out, weights = od_conv_weights(s);
+    const od_range range =
+        od_conv_work(OD_RANGE2(cut.chunks, cut.shares, 1, 1), s, args->n, products, weights * cut.chunks);
     if (!status)
-        status =
-            OD_LAUNCH(c->main, OD_RANGE2(cut.chunks, cut.shares, 1, 1), OD_BUF(part.buffer), OD_SPAN(args->in),
-                      OD_SPAN(args->grad), OD_BUF(scratch.buffer), OD_U64(cut.slot), OD_SPAN(args->affine),
-                      OD_U64(args->stride), OD_I32(args->n / args->groups), OD_I32(args->n), OD_I32(s->h), OD_I32(s->w),
-                      OD_I32(s->c_in), OD_I32(od_conv_out_h(s)), OD_I32(od_conv_out_w(s)), OD_I32(s->c_out),
-                      OD_I32(s->pad), OD_U64((uint64_t)cut.chunk), OD_I32(cut.block), OD_I32(cut.share));
+        status = OD_LAUNCH(c->main, range, OD_BUF(part.buffer), OD_SPAN(args->in), OD_SPAN(args->grad),
+                           OD_BUF(scratch.buffer), OD_U64(cut.slot), OD_SPAN(args->affine), OD_U64(args->stride),
+                           OD_I32(args->n / args->groups), OD_I32(args->n), OD_I32(s->h), OD_I32(s->w), OD_I32(s->c_in),
+                           OD_I32(od_conv_out_h(s)), OD_I32(od_conv_out_w(s)), OD_I32(s->c_out), OD_I32(s->pad),
+                           OD_U64((uint64_t)cut.chunk), OD_I32(cut.block), OD_I32(cut.share));
     if (!status)
-        status = OD_LAUNCH(c->sum, OD_RANGE1(rows, 1), OD_SPAN(args->out), OD_BUF(part.buffer), OD_I32(s->c_out),
-                           OD_I32(pitch), OD_I32(cut.chunks), OD_I32(args->accumulate));
+        status = OD_LAUNCH(c->sum, od_conv_sum_work(OD_RANGE1(rows, 1), weights, cut.chunks), OD_SPAN(args->out),
+                           OD_BUF(part.buffer), OD_I32(s->c_out), OD_I32(pitch), OD_I32(cut.chunks),
+                           OD_I32(args->accumulate));
     od_buffer_release(part.buffer);
     od_buffer_release(scratch.buffer);
     return status;

@@ -35,6 +35,19 @@ static uint32_t affine_flag(const od_bn_params *params) {
     return params->gamma.buffer ? AFFINE : 0;
 }
 
+/* For profiles: a pass over `tensors` tensors of the shape, with so many operations an element. */
+static od_range pass_range(const od_columns *columns, const od_bn_shape *s, double flop, int tensors) {
+    const double elements = (double)s->groups * s->rows * s->c;
+    return od_range_work(od_columns_range(columns, s->c, s->groups), flop * elements,
+                         sizeof(float) * tensors * elements);
+}
+
+/* ... and the kernel that adds up `values` of each channel for each of `parts` in each group. */
+static od_range finish_range(const od_columns *columns, const od_bn_shape *s, double parts, int values) {
+    const double partials = parts * values * s->groups * s->c;
+    return od_range_work(od_columns_finish_range(columns, s->c), 2 * partials, sizeof(float) * partials);
+}
+
 /* ---- statistics ------------------------------------------------------------------------------------------------- */
 
 static od_columns statistics_columns(od_device *device, const od_bn_shape *s, const od_bn_params *params, od_span saved,
@@ -50,7 +63,7 @@ static od_status finish(od_device *device, const od_columns *columns, const od_b
     od_status status = norm_kernel(device, columns, "finish_stats", &kernel);
     if (status)
         return status;
-    return OD_LAUNCH(kernel, od_columns_finish_range(columns, s->c), OD_SPAN(saved), OD_SPAN(params->running_mean),
+    return OD_LAUNCH(kernel, finish_range(columns, s, (double)parts, 3), OD_SPAN(saved), OD_SPAN(params->running_mean),
                      OD_SPAN(params->running_var), OD_SPAN(partial), OD_SPAN(pivot), OD_SPAN(params->gamma),
                      OD_SPAN(params->beta), OD_U32((uint32_t)s->groups), OD_U32((uint32_t)s->rows),
                      OD_U32((uint32_t)s->c), OD_U32((uint32_t)parts), OD_F32(s->eps), OD_F32(params->momentum),
@@ -71,9 +84,8 @@ od_status od_bn_statistics(od_device *device, const od_bn_shape *s, const od_bn_
         status = od_span_create(device, (size_t)s->groups * columns.chunks * 3 * (size_t)s->c, &partial);
     if (status)
         return status;
-    status = OD_LAUNCH(stats, od_columns_range(&columns, s->c, s->groups), OD_SPAN(partial), OD_SPAN(x),
-                       OD_U32((uint32_t)s->rows), OD_U32((uint32_t)s->c), OD_U32((uint32_t)columns.chunk_rows),
-                       OD_U32((uint32_t)columns.chunks));
+    status = OD_LAUNCH(stats, pass_range(&columns, s, 4, 1), OD_SPAN(partial), OD_SPAN(x), OD_U32((uint32_t)s->rows),
+                       OD_U32((uint32_t)s->c), OD_U32((uint32_t)columns.chunk_rows), OD_U32((uint32_t)columns.chunks));
     if (!status)
         status = finish(device, &columns, s, params, saved, partial, columns.chunks, x);
     od_buffer_release(partial.buffer);
@@ -103,7 +115,7 @@ od_status od_bn_running(od_device *device, const od_bn_shape *s, const od_bn_par
     status = norm_kernel(device, &columns, "running_stats", &kernel);
     if (status)
         return status;
-    return OD_LAUNCH(kernel, od_columns_finish_range(&columns, s->c), OD_SPAN(saved), OD_SPAN(params->running_mean),
+    return OD_LAUNCH(kernel, finish_range(&columns, s, 1, 2), OD_SPAN(saved), OD_SPAN(params->running_mean),
                      OD_SPAN(params->running_var), OD_SPAN(params->gamma), OD_SPAN(params->beta),
                      OD_U32((uint32_t)s->c), OD_F32(s->eps), OD_U32(affine_flag(params)));
 }
@@ -124,8 +136,8 @@ static od_status apply(od_device *device, const od_bn_shape *s, const od_bn_fuse
         return status;
     const uint32_t flags = (fuse->relu ? RELU : 0) | (fuse->residual.buffer ? RESIDUAL : 0) |
                            (residual_affine.buffer ? BN_INPUT : 0) | (fuse->residual_relu ? CUT : 0);
-    return OD_LAUNCH(kernel, od_columns_range(&columns, s->c, s->groups), OD_SPAN(y), OD_SPAN(x), OD_SPAN(affine),
-                     OD_SPAN(fuse->residual), OD_SPAN(residual_affine), OD_U32((uint32_t)stride),
+    return OD_LAUNCH(kernel, pass_range(&columns, s, 3, fuse->residual.buffer ? 3 : 2), OD_SPAN(y), OD_SPAN(x),
+                     OD_SPAN(affine), OD_SPAN(fuse->residual), OD_SPAN(residual_affine), OD_U32((uint32_t)stride),
                      OD_U64((uint64_t)s->rows), OD_U32((uint32_t)s->c), OD_U32((uint32_t)columns.chunk_rows),
                      OD_U32(flags));
 }
@@ -180,12 +192,12 @@ static od_status gradient_sums(od_device *device, const od_columns *columns, con
         status = od_span_create(device, (size_t)s->groups * chunks * 2 * c, &partial);
     if (status)
         return status;
-    status = OD_LAUNCH(grads, od_columns_range(columns, s->c, s->groups), OD_SPAN(partial), OD_SPAN(dy), OD_SPAN(y),
+    status = OD_LAUNCH(grads, pass_range(columns, s, 5, (flags & Y) ? 3 : 2), OD_SPAN(partial), OD_SPAN(dy), OD_SPAN(y),
                        OD_SPAN(x), OD_SPAN(saved), OD_U32((uint32_t)s->rows), OD_U32(c),
                        OD_U32((uint32_t)columns->chunk_rows), OD_U32(chunks), OD_U32(flags));
     if (!status)
-        status = OD_LAUNCH(finish, od_columns_finish_range(columns, s->c), OD_SPAN(sums), OD_SPAN(dgamma),
-                           OD_SPAN(dbeta), OD_SPAN(partial), OD_U32((uint32_t)s->groups), OD_U32(c), OD_U32(chunks),
+        status = OD_LAUNCH(finish, finish_range(columns, s, chunks, 2), OD_SPAN(sums), OD_SPAN(dgamma), OD_SPAN(dbeta),
+                           OD_SPAN(partial), OD_U32((uint32_t)s->groups), OD_U32(c), OD_U32(chunks),
                            OD_I32(dgamma.buffer != NULL), OD_I32(dbeta.buffer != NULL), OD_I32(accumulate));
     od_buffer_release(partial.buffer);
     return status;
@@ -209,10 +221,11 @@ od_status od_bn_backward(od_device *device, const od_bn_shape *shape, const od_b
         return status;
     status = gradient_sums(device, &columns, shape, flags, sums, dgamma, dbeta, dy, y, x, saved, accumulate);
     if (!status)
-        status = OD_LAUNCH(input_grads, od_columns_range(&columns, shape->c, shape->groups), OD_SPAN(dx),
-                           OD_SPAN(d_residual), OD_SPAN(dy), OD_SPAN(y), OD_SPAN(x), OD_SPAN(saved), OD_SPAN(sums),
-                           OD_U32((uint32_t)shape->rows), OD_U32((uint32_t)shape->c),
-                           OD_U32((uint32_t)columns.chunk_rows), OD_U32(flags));
+        status =
+            OD_LAUNCH(input_grads, pass_range(&columns, shape, 6, 3 + (y.buffer != NULL) + (d_residual.buffer != NULL)),
+                      OD_SPAN(dx), OD_SPAN(d_residual), OD_SPAN(dy), OD_SPAN(y), OD_SPAN(x), OD_SPAN(saved),
+                      OD_SPAN(sums), OD_U32((uint32_t)shape->rows), OD_U32((uint32_t)shape->c),
+                      OD_U32((uint32_t)columns.chunk_rows), OD_U32(flags));
     od_buffer_release(sums.buffer);
     return status;
 }
