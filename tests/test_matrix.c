@@ -1,6 +1,7 @@
 /* `offdiag matrix`: the quick form on a sound device; and that it finds what it is there to find, by running a program
  * whose kernels have faults planted in them (tests/plant_faults.py). */
 #include <criterion/criterion.h>
+#include <glob.h>
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -98,6 +99,22 @@ Test(matrix, drivers_that_break_when_they_are_listed) {
     cli_result r = cli("matrix --quick --device 0:0");
     cli_expect(&r, 1, "");
     cr_assert_str_eq(r.out, "");
+}
+
+/* The rows that the README's table is made of. */
+Test(matrix, kept_rows_are_whole) {
+    const char *source = getenv("OFFDIAG_SOURCE_ROOT");
+    char pattern[1024], files[2048] = "";
+    glob_t found = {0};
+    cr_assert_not_null(source);
+    (void)snprintf(pattern, sizeof pattern, "%s/data/matrix/*.json", source);
+    cr_assert_eq(glob(pattern, 0, NULL, &found), 0, "no %s", pattern);
+    for (size_t i = 0; i < found.gl_pathc; i++)
+        (void)snprintf(files + strlen(files), sizeof files - strlen(files), " %s", found.gl_pathv[i]);
+    globfree(&found);
+    cli_result r = cli("matrix --merge --json %s", files);
+    cli_expect(&r, 0, "");
+    cr_assert_geq(number_of(parse(&r), "cases"), 3000);
 }
 
 /* ---- from one device to another ---------------------------------------------------------------------------------- */
