@@ -19,7 +19,9 @@ static const od_optim_rates sgd = {
 /* Relative error of a tensor: ||P (out - ref)|| / ||ref||, with P the random-sign projections over sqrt(32), so that
  * its expectation is the error of all elements. PyTorch's own float32 comes to 3e-5 here. A tensor whose norm is zero
  * in double precision (a bias in front of a batch norm has no gradient) has to stay under an absolute bound. */
-static const double tolerance = 1e-4, zero_norm = 1e-9, zero_bound = 1e-6, loss_tolerance = 1e-5;
+static const double zero_norm = 1e-9, zero_bound = 1e-6;
+/* Of PyTorch's ResNet-50 in float32 some gradients are 1e-2 off, as ReLU inputs fall on the other side of zero. */
+static double tolerance = 1e-4, loss_tolerance = 1e-5;
 
 static const char *const quantities[] = {"grad", "value", "momentum", "stats", "target_value", "target_stats", "eval"};
 enum { GRAD, VALUE, MOMENTUM, STATS, TARGET_VALUE, TARGET_STATS, EVAL, QUANTITIES };
@@ -130,13 +132,21 @@ static od_safetensors *open_golden(void) {
 
 /* `label` is "<encoder>.<method>.<head>.<loss>", with "+bn" where the projector ends in a batch norm. */
 static void golden_load(golden *g, const od_safetensors *file, const char *label) {
-    static char encoder[16], method[16], head[16], loss[24]; /* the configuration keeps a pointer to the first */
+    static char encoder[24], method[16], head[16], loss[24]; /* the configuration keeps a pointer to the first */
     char key[128];
     *g = (golden){0};
     snprintf(g->name, sizeof g->name, "%.*s", (int)strcspn(label, "+"), label);
-    cr_assert_eq(sscanf(g->name, "%15[^.].%15[^.].%15[^.].%23[^.]", encoder, method, head, loss), 4, "%s", label);
+    cr_assert_eq(sscanf(g->name, "%23[^.].%15[^.].%15[^.].%23[^.]", encoder, method, head, loss), 4, "%s", label);
+    char *stem = strchr(encoder, '-'); /* "resnet50-imagenet" */
+    if (stem)
+        *stem++ = '\0';
     g->config = (od_model_config){.encoder = encoder,
-                                  .width = strcmp(encoder, "cnn4") == 0 ? 8 : 4,
+                                  .stem = !stem                       ? OD_STEM_CIFAR
+                                          : strcmp(stem, "pad2") == 0 ? OD_STEM_CIFAR_PAD2
+                                                                      : OD_STEM_IMAGENET,
+                                  .width = strcmp(encoder, "cnn4") == 0       ? 8
+                                           : strcmp(encoder, "resnet50") == 0 ? 8
+                                                                              : 4,
                                   .image_size = SIZE,
                                   .proj_hidden = PROJ_HIDDEN,
                                   .proj_dim = PROJ_DIM,
@@ -145,6 +155,9 @@ static void golden_load(golden *g, const od_safetensors *file, const char *label
                                   .method = strcmp(method, "byol") == 0 ? OD_BYOL : OD_SIMSIAM,
                                   .loss = strcmp(loss, "cosine") == 0 ? OD_LOSS_COSINE : OD_LOSS_NORMALIZED,
                                   .seed = 1};
+    const bool deep = strcmp(encoder, "resnet50") == 0;
+    tolerance = deep ? 3e-2 : 1e-4;
+    loss_tolerance = deep ? 1e-3 : 1e-5;
     cr_assert(od_head_parse(head, &g->config.head), "%s", head);
     snprintf(key, sizeof key, "%s.salt", g->name);
     cr_assert_not_null(od_safetensors_metadata(file, key), "%s", key);

@@ -24,7 +24,8 @@ typedef struct od_train_config {
     int augment;                  /* index in od_augment_names */
     double crop_min;              /* the smallest crop area; 0: the policy's own */
     /* model */
-    int encoder;      /* index in od_encoder_names */
+    int encoder; /* index in od_encoder_names */
+    od_stem stem;
     int width;        /* 0: the encoder's own */
     od_method method; /* enums, each with its names in config.c */
     od_head_kind head;

@@ -74,6 +74,8 @@ static const od_option rows[] = {
     OD_OPT_DOUBLE(T, crop_min, "crop-min", 0, 1, "smallest crop area; 0: the policy's own"),
     OD_OPT_HEADING("Model"),
     OD_OPT_CHOICE(T, encoder, "encoder", od_encoder_names, "encoder"),
+    OD_OPT_CHOICE(T, stem, "stem", od_stem_names,
+                  "a ResNet's first layers: 3x3 (cifar), with padding 2 (solo-learn), or 7x7 and pooling (imagenet)"),
     OD_OPT_INT(T, width, "width", 0, 1024, "channels of its first stage; 0: 64 for resnet18, 32 for cnn4"),
     OD_OPT_CHOICE(T, method, "method", method_names,
                   "simsiam: the target is the network itself; byol: its moving average"),
@@ -244,6 +246,9 @@ od_status od_train_config_check(const od_train_config *c) {
         return od_fail(OD_ERR_USAGE, "--dataset: no data set \"%s\"%s%s", c->dataset, near ? "; did you mean " : "",
                        near ? near : "");
     }
+    if (c->stem != OD_STEM_CIFAR && strcmp(od_encoder_names[c->encoder], "cnn4") == 0)
+        return od_fail(OD_ERR_USAGE, "--stem %s: encoder cnn4 has one stem only, the ResNets have these",
+                       od_stem_names[c->stem]);
     if (c->micro_batch && (c->micro_batch < 2 || c->batch % c->micro_batch))
         return od_fail(OD_ERR_USAGE, "--micro-batch %d must be at least 2 and divide --batch %d", c->micro_batch,
                        c->batch);
@@ -260,6 +265,7 @@ od_status od_train_config_check(const od_train_config *c) {
 void od_train_model_config(od_model_config *out, const od_train_config *c, int image_side) {
     *out = (od_model_config){
         .encoder = od_encoder_names[c->encoder],
+        .stem = c->stem,
         .width = od_train_width(c),
         .image_size = c->image_size ? c->image_size : image_side,
         .proj_hidden = c->proj_hidden,
