@@ -265,7 +265,7 @@ static void compare_tensor(verdict *v, const char *quantity, const char *name, c
     double error = fmax(sqrt(square), fabs(row[PROJECTIONS] - norm)) / norm;
     if (!(error <= tolerance))
         fail(v, quantity, name, error, row, ref);
-    if (!(error <= v->largest)) {
+    if (!(error <= v->largest) && tolerance <= 1e-4) { /* ResNet-50 aside */
         v->largest = error;
         snprintf(v->where, sizeof v->where, "%s of %s", quantity, name);
     }
