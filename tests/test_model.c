@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "harness.h"
+#include "model/encoder.h"
 #include "offdiag/model.h"
 
 enum { N = 8, SIZE = 8, PROJ_DIM = 8 };
@@ -273,6 +274,31 @@ Test(model, every_encoder_has_the_gradient_of_its_loss) {
         free_probe(&p);
     }
     od_cases_end(cases);
+}
+
+/* Block sums that are made again for the backward pass are those of the forward pass. */
+Test(model, making_sums_again_changes_no_bit) {
+    static const char *const encoders[] = {"cnn4", "resnet18", "resnet34", "resnet50"};
+    od_device *device = od_test_device(OD_FAMILY_AUTO);
+    const size_t limit = od_encoder_keep_limit;
+    for (size_t i = 0; i < OD_COUNT(encoders); i++) {
+        float *grads[2];
+        size_t count = 0;
+        for (int again = 0; again < 2; again++) {
+            od_model_config config = small_config(OD_BYOL, OD_HEAD_OFFDIAG, OD_LOSS_COSINE);
+            config.encoder = encoders[i];
+            od_encoder_keep_limit = again ? 0 : limit;
+            probe p = make_probe(device, &config);
+            OD_MUST(od_model_step(p.model, p.loss, p.x, N, 1, false));
+            count = p.padded;
+            grads[again] = read_span(od_model_get_arenas(p.model).grad, count);
+            free_probe(&p);
+        }
+        cr_assert(memcmp(grads[0], grads[1], count * sizeof *grads[0]) == 0, "%s", encoders[i]);
+        free(grads[0]);
+        free(grads[1]);
+    }
+    od_encoder_keep_limit = limit;
 }
 
 /* V's diagonal has no gradient, and the diagonal of W is 1 whatever V's is. */

@@ -29,6 +29,7 @@ static bool has_sum(const od_encoder *e, int i) {
 typedef struct steps {
     int count;
     bool trained;
+    bool keep; /* block sums, for the backward pass */
 } steps;
 static int forward_step(int i) {
     return 1 + i;
@@ -85,10 +86,10 @@ static void plan_block(od_encoder *e, od_plan *plan, int i, size_t n, steps s) {
     if (k->has_down)
         od_plan_add(plan, &k->down.u, size, here, lower);
     if (has_sum(e, i))
-        od_plan_add(plan, &k->y, size, here, i == last && s.trained ? upper : here + 1);
+        od_plan_add(plan, &k->y, size, here, s.trained && (s.keep || i == last) ? upper : here + 1);
     if (!s.trained)
         return;
-    if (has_sum(e, i) && i != last)
+    if (has_sum(e, i) && i != last && !s.keep)
         od_plan_add(plan, &k->y_again, size, lower_step(s, chain_end(e, i) + 1), upper);
     for (int j = 0; j + 1 < k->convs; j++)
         od_plan_add(plan, &k->d_hidden[j], n * od_conv_bn_size(&k->conv[j]), upper, upper);
@@ -101,15 +102,23 @@ static void plan_block(od_encoder *e, od_plan *plan, int i, size_t n, steps s) {
                 end >= 0 ? lower_step(s, end) : stem_step(s));
 }
 
-od_status od_encoder_plan(od_encoder *e, const od_net *net, size_t *total) {
+size_t od_encoder_keep_limit = (size_t)1 << 26;
+
+static od_status solve(od_encoder *e, const od_net *net, bool keep, size_t *total) {
     od_plan plan = {0};
-    const steps s = {e->block_count, net->trained};
+    const steps s = {e->block_count, net->trained, keep};
     plan_stem(e, &plan, (size_t)net->max_rows, s);
     for (int i = 0; i < e->block_count; i++)
         plan_block(e, &plan, i, (size_t)net->max_rows, s);
     od_status status = od_plan_solve(&plan, od_arena_part_size(net->device), total);
     od_plan_free(&plan);
+    e->keeps_sums = keep;
     return status;
+}
+
+od_status od_encoder_plan(od_encoder *e, const od_net *net, size_t *total) {
+    od_status status = solve(e, net, true, total);
+    return !status && *total <= od_encoder_keep_limit ? OD_OK : solve(e, net, false, total);
 }
 
 /* ---- forward ---------------------------------------------------------------------------------------------------- */
@@ -253,7 +262,7 @@ static od_status stem_backward(od_encoder *e, const od_net *net, int n, bool acc
 od_status od_encoder_backward(od_encoder *e, const od_net *net, od_span dfeatures, int n, bool accumulate) {
     const int last = e->block_count - 1;
     od_status status = od_avgpool_backward(net->device, gradient_at(e, net, last), dfeatures, n, e->h, e->w, e->c);
-    for (int i = 0; i < last; i++)
+    for (int i = 0; i < last && !e->keeps_sums; i++)
         e->blocks[i].sum = OD_NO_SPAN;
     for (int i = last; i >= 0 && !status; i--)
         if (!(status = upper_backward(e, net, i, n, accumulate)))

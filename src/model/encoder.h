@@ -9,8 +9,8 @@
  * (ImageNet).
  *
  * Of every convolution its output is kept and nothing else: batch norm, ReLU and residual add are made where a tensor
- * is read. A block's sum is made once in the forward pass, for the next block to read, and once more, for a whole
- * stage, in the backward pass. */
+ * is read. A block's sum is made in the forward pass, for the next block to read, and, where all sums together would
+ * take much memory, once more for a whole stage in the backward pass. */
 #ifndef MODEL_ENCODER_H
 #define MODEL_ENCODER_H
 
@@ -25,7 +25,7 @@ typedef struct od_block {
     int convs;
     bool residual, has_down;
     od_place y;                            /* the sum, made in the forward pass */
-    od_place y_again;                      /* and in the backward pass */
+    od_place y_again;                      /* and in the backward pass, unless it was kept */
     od_place dy;                           /* gradient at the output; without `down` it becomes the input's */
     od_place d_hidden[OD_BLOCK_CONVS - 1]; /* at the outputs of all convolutions but the last */
     od_span sum;                           /* where y is now; no buffer: lost */
@@ -39,10 +39,15 @@ typedef struct od_encoder {
     od_place d_stem, d_pool;              /* gradients at the stem's and the pooling's output */
     od_block *blocks;
     int block_count;
+    bool keeps_sums;
     int h, w, c;      /* the last block's output */
     od_span input;    /* of the last TRAIN pass */
     od_span features; /* kept (max_rows, C) */
 } od_encoder;
+
+/* Elements of all activations up to which block sums are kept: making them again takes 1 to 3 % of a step. For tests.
+ */
+extern size_t od_encoder_keep_limit;
 
 /* How the initial weights are drawn: He-normal by fan-out (ResNet), or PyTorch's default, uniform +-1/sqrt(fan-in). */
 typedef enum od_init_kind { OD_INIT_HE_FAN_OUT, OD_INIT_UNIFORM_FAN_IN } od_init_kind;
