@@ -19,6 +19,7 @@ static const struct {
     {"embed", "write the features of a run's encoder as .npy", cmd_embed},
     {"export", "write a run's encoder with torchvision's names", cmd_export},
     {"fetch", "download a data set", cmd_fetch},
+    {"report", "one page of curves and heads of runs", cmd_report},
     {"theory", "watch the paper's theory in the small", cmd_theory},
     {"bench", "time matrix products, convolutions or a training step", cmd_bench},
     {"matrix", "what is right, and how fast, on each device", cmd_matrix},

@@ -46,25 +46,29 @@ od_status page_write(const char *path, const char *script, json_t *data) {
     static const char *const marks[] = {"/*CHART*/", "/*DATA*/", "/*SCRIPT*/"};
     enum { MARKS = 3 };
     od_part parts[2 * MARKS + 1];
-    char *text = NULL;
     od_status status = OD_OK;
-    if (!page_chart_js[0])
+    char *text = data ? dump(data) : NULL;
+    if (!page_chart_js[0]) {
         status = od_fail(OD_ERR_UNSUPPORTED,
                          "%s: this program was built without Chart.js: install libjs-chart.js, or "
                          "build with -Dchart_js=FILE",
                          path);
-    else if (!data || !(text = dump(data)))
+        goto out;
+    }
+    if (!text) {
         status = od_fail(OD_ERR_MEMORY, "%s: no memory for the page", path);
+        goto out;
+    }
     const char *inserts[] = {page_chart_js, text, script}, *at = page_html;
-    for (int i = 0; i < MARKS && !status; i++) {
+    for (int i = 0; i < MARKS; i++) {
         const char *mark = strstr(at, marks[i]);
         parts[2 * i] = (od_part){at, (size_t)(mark - at)};
         parts[2 * i + 1] = (od_part){inserts[i], strlen(inserts[i])};
         at = mark + strlen(marks[i]);
     }
     parts[2 * MARKS] = (od_part){at, strlen(at)};
-    if (!status)
-        status = od_file_write_atomic_parts(path, parts, 2 * MARKS + 1);
+    status = od_file_write_atomic_parts(path, parts, 2 * MARKS + 1);
+out:
     free(text);
     json_decref(data);
     return status;
