@@ -6,7 +6,7 @@
 
 #include "harness.h"
 #include "offdiag/ops/conv.h"
-#include "ops/conv_impl.h"
+#include "ops/conv_gpu.h"
 #include "reference/conv_ref.h"
 
 typedef struct conv_case {
@@ -37,6 +37,8 @@ static const conv_case cases[] = {
     {1, {7, 7, 64, 31, 1, 1, 2, 0}},
     {1, {11, 10, 6, 9, 3, 3, 3, 1}},
     {1, {10, 11, 4, 5, 2, 2, 3, 0}},
+    {2, {1, 1, 8, 12, 3, 3, 2, 1}},
+    {2, {1, 3, 5, 8, 3, 3, 2, 1}},
     /* other windows */
     {2, {9, 9, 3, 8, 7, 7, 2, 3}},
     {1, {7, 8, 16, 20, 7, 7, 1, 3}},
@@ -124,6 +126,8 @@ static void weight_case(od_cases *cs, od_conv *conv, const conv_case *c, const f
         od_case_expect(cs, sum, ref, 1e-5, 0);
 }
 
+static bool aligned; /* tensors begin at multiples of 64 elements */
+
 /* All passes of all shapes on the variants of a family; of the CPU's with Winograd where it can run, or nowhere. */
 static void walk(od_family family, const char *name, const char *variant, od_conv_winograd_use winograd) {
     od_device *device = od_test_device(family);
@@ -138,6 +142,7 @@ static void walk(od_family family, const char *name, const char *variant, od_con
         double work = od_conv_flop(&c->shape, c->n) / 2 * (family == OD_FAMILY_CPU ? 1 : 10); /* scalar work-items */
         if (!od_test_affords(work) || !od_case(cs, CASE_FORMAT, prefix, CASE_ARGS(c)))
             continue;
+        od_case_aligned(cs, aligned);
         od_conv *conv = NULL;
         if (!od_case_ok(cs, od_conv_create(device, &c->shape, pass, &conv)))
             continue;
@@ -193,7 +198,26 @@ Test(conv, winograd_width_4) {
 }
 
 Test(conv, gpu) {
-    walk(OD_FAMILY_GPU, "gpu", "gpu_implicit_gemm", OD_WINOGRAD_AUTO);
+    walk(OD_FAMILY_GPU, "gpu", "gpu_implicit_gemm", OD_WINOGRAD_NEVER);
+}
+
+/* Each tile that a device may get, and loads of aligned vectors. */
+static void walk_gpu_tile(int tile, const char *name) {
+    od_gpu_tile_forced = tile;
+    aligned = true;
+    walk(OD_FAMILY_GPU, name, "gpu_implicit_gemm", OD_WINOGRAD_NEVER);
+}
+
+Test(conv, gpu_tile_1) {
+    walk_gpu_tile(1, "gpu tile 1");
+}
+
+Test(conv, gpu_tile_2) {
+    walk_gpu_tile(2, "gpu tile 2");
+}
+
+Test(conv, gpu_tile_3) {
+    walk_gpu_tile(3, "gpu tile 3");
 }
 
 static double dot(const float *a, const float *b, size_t count) {

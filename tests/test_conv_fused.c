@@ -8,7 +8,7 @@
 #include "harness.h"
 #include "offdiag/ops/conv.h"
 #include "offdiag/ops/norm.h"
-#include "ops/conv_impl.h"
+#include "ops/conv_gpu.h"
 #include "reference/conv_ref.h"
 
 typedef struct fused_case {
@@ -34,6 +34,8 @@ static const fused_case cases[] = {
     {2, 2, {8, 8, 33, 17, 1, 1, 2, 0}},
     {6, 3, {5, 3, 40, 24, 1, 1, 1, 0}},
     {2, 1, {8, 8, 4, 64, 3, 3, 1, 1}},
+    /* parts enough to be merged */
+    {10, 2, {64, 53, 4, 8, 3, 3, 1, 1}},
     {2, 2, {33, 31, 16, 16, 3, 3, 1, 1}},
     {4, 2, {16, 16, 64, 64, 3, 3, 1, 1}},
 };
@@ -115,6 +117,7 @@ static void forward_case(od_cases *cs, od_conv *conv, const fused_case *c) {
     od_case_expect(cs, y, ref, 1e-5, 0);
     if (stats.parts && od_case_ok(cs, od_span_read(y, got, ny)))
         check_stats(cs, c, &stats, got);
+    od_case_check(cs, stats.parts || strncmp(od_conv_variant(conv, OD_CONV_FORWARD), "gpu_", 4) != 0, "no statistics");
     /* statistics without a map, and a map without statistics */
     if (od_case_ok(cs, od_conv_forward_fused(conv, plain, &(od_conv_input){.x = in.input.x}, c->n, &alone)) &&
         alone.parts && od_case_ok(cs, od_span_read(plain, got, ny)))
@@ -140,6 +143,8 @@ static void weight_case(od_cases *cs, od_conv *conv, const fused_case *c) {
         od_case_expect(cs, dw, ref, 1e-5, 0);
 }
 
+static bool aligned; /* tensors begin at multiples of 64 elements */
+
 static void walk(od_family family, const char *name) {
     od_device *device = od_test_device(family);
     od_conv_winograd_mode = OD_WINOGRAD_ALWAYS;
@@ -154,6 +159,7 @@ static void walk(od_family family, const char *name) {
             !od_case(cs, "fused %s %s n=%d/%d %dx%d c=%d,%d k=%d s=%d p=%d", name, i % 2 ? "weight" : "forward", c->n,
                      c->groups, s->h, s->w, s->c_in, s->c_out, s->kernel_h, s->stride, s->pad))
             continue;
+        od_case_aligned(cs, aligned);
         od_conv *conv = NULL;
         if (!od_case_ok(cs, od_conv_create(device, s, pass, &conv)))
             continue;
@@ -161,10 +167,11 @@ static void walk(od_family family, const char *name) {
             weight_case(cs, conv, c);
         else
             forward_case(cs, conv, c);
-        with_stats += strcmp(od_conv_variant(conv, pass), "cpu_winograd") == 0;
+        with_stats += strcmp(od_conv_variant(conv, pass), "cpu_winograd") == 0 ||
+                      strncmp(od_conv_variant(conv, pass), "gpu_", 4) == 0;
         od_conv_destroy(conv);
     }
-    if (family == OD_FAMILY_CPU && !od_device_loop_limit(device))
+    if (family != OD_FAMILY_REF && !od_device_loop_limit(device))
         cr_assert(with_stats > 10, "only %zu cases ran a variant that fuses", with_stats);
     od_cases_end(cs);
 }
@@ -189,6 +196,18 @@ Test(conv_fused, cpu_width_4) {
 
 Test(conv_fused, gpu) {
     walk(OD_FAMILY_GPU, "gpu");
+}
+
+Test(conv_fused, gpu_tile_1) {
+    od_gpu_tile_forced = 1;
+    aligned = true;
+    walk(OD_FAMILY_GPU, "gpu tile 1");
+}
+
+Test(conv_fused, gpu_tile_2) {
+    od_gpu_tile_forced = 2;
+    aligned = true;
+    walk(OD_FAMILY_GPU, "gpu tile 2");
 }
 
 /* A NaN in the input, or in its map, must come out: a ReLU as a maximum would swallow it. */

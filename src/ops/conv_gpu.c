@@ -1,56 +1,127 @@
-/* The GPU family: implicit GEMM through local memory (cl/conv_gpu.cl). */
+/* The GPU family: implicit GEMM through local memory (cl/conv_gpu.cl, cl/conv_gpu_weight.cl). */
+#include "ops/conv_gpu.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "ops/conv_impl.h"
+/* The first two have 12 local words a work-item reads for 32 products, and no spill on any target of `offdiag matrix
+ * --offline`; 8x8 a work-item would read 8 for 32, but costs half of the waves everywhere and spills on gfx1100. */
+const od_gpu_tile od_gpu_tiles[OD_GPU_TILES] = {{128, 64, 16, 8, 4}, {64, 64, 8, 8, 4}, {32, 64, 16, 4, 4}};
+int od_gpu_tile_forced;
 
-/* Tiles: (bm/tm) * (bn/tn) work-items a group, two local buffers of (bm + bn + 8) * bk floats. bm*bk and bn*bk must be
- * multiples of 4 * work-items. */
-typedef struct gpu_tile {
-    int bm, bn, bk, tm, tn;
-} gpu_tile;
-static const gpu_tile tiles[] = {{64, 64, 16, 4, 4}, {32, 64, 16, 4, 4}};
+enum {
+    GROUPS_PER_UNIT = 2, /* work-groups for each compute unit, at least, before a smaller tile is taken */
+    MAX_CHUNKS = 64,     /* of backward by weights */
+    MIN_CHUNK = 256,
+    CHUNK_GROUPS_PER_UNIT = 8,
+    MAX_PART_BYTES = 1 << 26,
+    MOST_PARTS = 128, /* of statistics; more are merged to KEPT_PARTS */
+    KEPT_PARTS = 64,
+};
 
-enum { MAX_CHUNKS = 64, MIN_CHUNK = 256, GROUPS_PER_UNIT = 8, MAX_PART_BYTES = 1 << 26 };
+/* ---- tiles ------------------------------------------------------------------------------------------------------- */
+
+static size_t work_items(const od_gpu_tile *t) {
+    return (size_t)(t->bm / t->tm) * (t->bn / t->tn);
+}
+
+/* Twice the local memory is asked for, since Mesa's rusticl counts a kernel's twice. */
+static bool tile_fits(const od_device *device, const od_gpu_tile *t) {
+    const od_device_info *info = od_device_get_info(device);
+    return info->max_work_group >= work_items(t) && info->max_work_item[0] >= (size_t)(t->bn / t->tn) &&
+           info->max_work_item[1] >= (size_t)(t->bm / t->tm) &&
+           info->local_bytes >= 2 * sizeof(float) * 2 * t->bk * (t->bm + t->bn + 8);
+}
+
+bool od_gpu_tiles_fit(const od_device *device) {
+    for (int i = 0; i < OD_GPU_TILES; i++)
+        if (tile_fits(device, &od_gpu_tiles[i]))
+            return true;
+    return false;
+}
+
+static uint64_t tile_count(const od_gpu_tile *t, uint64_t rows, uint64_t columns, uint64_t layers) {
+    return (rows + t->bm - 1) / t->bm * ((columns + t->bn - 1) / t->bn) * layers;
+}
+
+od_range od_gpu_tile_range(const od_gpu_tile *t, uint64_t rows, uint64_t columns, uint64_t layers) {
+    const size_t lx = t->bn / t->tn, ly = t->bm / t->tm;
+    return OD_RANGE3((columns + t->bn - 1) / t->bn * lx, (rows + t->bm - 1) / t->bm * ly, layers, lx, ly, 1);
+}
+
+od_status od_gpu_tile_kernel(od_device *device, const char *program, const char *name, const char *more, uint64_t rows,
+                             uint64_t columns, uint64_t layers, od_gpu_tile *tile, od_kernel **kernel) {
+    const uint64_t wanted = (uint64_t)GROUPS_PER_UNIT * od_device_get_info(device)->compute_units;
+    int first = 0;
+    *tile = od_gpu_tiles[0];
+    for (int i = 0; i < OD_GPU_TILES; i++) /* the smallest that fits, unless a larger one fills the device */
+        if (tile_fits(device, &od_gpu_tiles[i])) {
+            first = i;
+            if (tile_count(&od_gpu_tiles[i], rows, columns, layers) >= wanted)
+                break;
+        }
+    if (od_gpu_tile_forced && tile_fits(device, &od_gpu_tiles[od_gpu_tile_forced - 1]))
+        first = od_gpu_tile_forced - 1;
+    for (int i = first; i < OD_GPU_TILES; i++) {
+        const od_gpu_tile *t = &od_gpu_tiles[i];
+        char options[160];
+        if (!tile_fits(device, t))
+            continue;
+        snprintf(options, sizeof options, "-DBM=%d -DBN=%d -DBK=%d -DTM=%d -DTN=%d %s", t->bm, t->bn, t->bk, t->tm,
+                 t->tn, more);
+        od_status status = od_kernel_get(device, program, options, name, kernel);
+        *tile = *t;
+        if (status || od_kernel_max_work_group(*kernel) >= work_items(t))
+            return status;
+    }
+    return od_fail(OD_ERR_UNSUPPORTED, "convolution: the device runs too few work-items of %s", name);
+}
+
+int od_gpu_quads(int a, int b, const od_span *spans, size_t count) {
+    if (a % 4 != 0 || b % 4 != 0)
+        return 0;
+    for (size_t i = 0; i < count; i++)
+        if (spans[i].buffer && spans[i].offset % 4 != 0)
+            return 1;
+    return 2;
+}
+
+od_status od_gpu_stats_merge(od_device *device, od_conv_stats *stats, int c) {
+    const int each = od_div_up(stats->parts, KEPT_PARTS), kept = od_div_up(stats->parts, each);
+    od_span out;
+    od_kernel *kernel;
+    if (stats->parts <= MOST_PARTS)
+        return OD_OK;
+    od_status status = od_kernel_get(device, "conv_gpu_stats", "", "conv_gpu_stats", &kernel);
+    if (!status)
+        status = od_span_borrow(device, (size_t)stats->groups * kept * 3 * c, &out);
+    if (status)
+        return status;
+    status = OD_LAUNCH(kernel, OD_RANGE3(c, kept, stats->groups, 64, 1, 1), OD_BUF(out.buffer),
+                       OD_BUF(stats->partial.buffer), OD_I32(stats->parts), OD_I32(each), OD_I32(c), OD_I32(kept));
+    od_buffer_release(stats->partial.buffer);
+    stats->partial = out;
+    stats->parts = kept;
+    return status;
+}
+
+/* ---- plans ------------------------------------------------------------------------------------------------------- */
 
 typedef struct gpu_conv {
     od_device *device;
     od_conv_shape shape;
     unsigned pass;
     od_conv_gather gather;
-    const gpu_tile *tile;
-    od_kernel *main, *pack, *sum;
+    od_kernel *pack, *sum;
 } gpu_conv;
-
-static size_t work_items(const gpu_tile *t) {
-    return (size_t)(t->bm / t->tm) * (t->bn / t->tn);
-}
-
-/* The first tile that the device has room for; twice the local memory is asked for, since Mesa's rusticl counts a
- * kernel's twice. NULL: none. */
-static const gpu_tile *tile_of(const od_device *device) {
-    const od_device_info *info = od_device_get_info(device);
-    for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++) {
-        const gpu_tile *t = &tiles[i];
-        if (info->max_work_group >= work_items(t) && info->max_work_item[0] >= (size_t)(t->bn / t->tn) &&
-            info->max_work_item[1] >= (size_t)(t->bm / t->tm) &&
-            info->local_bytes >= 2 * sizeof(float) * 2 * t->bk * (t->bm + t->bn + 8))
-            return t;
-    }
-    return NULL;
-}
-
-/* Loop rounds of a work-item for each term of a sum, with its share of the loads: 6.2 was measured on llvmpipe, whose
- * compiler keeps one of the inner loops. */
-enum { LOOPS_PER_TERM = 8 };
 
 bool od_conv_gpu_supports(const od_device *device, const void *shape, const char **why) {
     const od_conv_shape *s = shape;
     const int channels = s->c_in > s->c_out ? s->c_in : s->c_out;
-    if (!od_variant_loops(device, LOOPS_PER_TERM * (uint64_t)s->kernel_h * s->kernel_w * channels, why))
+    if (!od_variant_loops(device, OD_GPU_LOOPS_PER_TERM * (uint64_t)s->kernel_h * s->kernel_w * channels, why))
         return false;
     *why = "work-groups or local memory too small";
-    return tile_of(device) != NULL;
+    return od_gpu_tiles_fit(device);
 }
 
 static void gpu_destroy(void *state) {
@@ -61,33 +132,18 @@ static void gpu_destroy(void *state) {
     free(c);
 }
 
-static od_status get_kernels(gpu_conv *c) {
-    const gpu_tile *t = c->tile;
-    bool quads = c->shape.c_in % 4 == 0 && c->shape.c_out % 4 == 0, weight = c->pass == OD_CONV_BACKWARD_WEIGHT;
-    char options[128];
-    snprintf(options, sizeof options, "-DBM=%d -DBN=%d -DBK=%d -DTM=%d -DTN=%d -DQUADS=%d", t->bm, t->bn, t->bk, t->tm,
-             t->tn, quads);
-    od_status status = od_kernel_get(c->device, weight ? "conv_gpu_weight" : "conv_gpu", options,
-                                     weight ? "conv_gemm_weight" : "conv_gemm", &c->main);
-    if (!status && c->pass == OD_CONV_BACKWARD_DATA)
-        status = od_kernel_get(c->device, "conv_gpu", options, "conv_gemm_pack", &c->pack);
-    if (!status && weight)
-        status = od_kernel_get(c->device, "conv_ref", "", "conv_sum_chunks", &c->sum);
-    if (!status && od_kernel_max_work_group(c->main) < work_items(t))
-        status =
-            od_fail(OD_ERR_UNSUPPORTED, "convolution: the device runs only %zu work-items of a kernel that needs %zu",
-                    od_kernel_max_work_group(c->main), work_items(t));
-    return status;
-}
-
 static od_status gpu_create(od_device *device, const od_conv_shape *shape, unsigned pass, void **state) {
     gpu_conv *c = calloc(1, sizeof *c);
     if (!c)
         return od_fail(OD_ERR_MEMORY, "convolution: no memory for a plan");
-    *c = (gpu_conv){.device = device, .shape = *shape, .pass = pass, .tile = tile_of(device)};
+    c->device = device;
+    c->shape = *shape;
+    c->pass = pass;
     od_status status = od_conv_gather_create(device, shape, pass, false, &c->gather);
-    if (!status)
-        status = get_kernels(c);
+    if (!status && pass == OD_CONV_BACKWARD_DATA)
+        status = od_kernel_get(device, "conv_gpu_pack", "", "conv_gemm_pack", &c->pack);
+    if (!status && pass == OD_CONV_BACKWARD_WEIGHT)
+        status = od_kernel_get(device, "conv_ref", "", "conv_sum_chunks", &c->sum);
     if (status) {
         gpu_destroy(c);
         c = NULL;
@@ -96,7 +152,7 @@ static od_status gpu_create(od_device *device, const od_conv_shape *shape, unsig
     return status;
 }
 
-/* Backward by data reads a transposed copy. */
+/* [tap][o][i] for backward by data; forward reads w as it is. */
 static size_t gpu_packed_size(const void *state, int n) {
     (void)n;
     const gpu_conv *c = state;
@@ -111,55 +167,98 @@ static od_status gpu_pack(void *state, od_span packed, od_span w) {
                      OD_I32(c->shape.c_out));
 }
 
-/* A range of whole groups, (columns, rows, layers) of them. */
-static od_range group_range(const gpu_tile *t, size_t columns, size_t rows, size_t layers) {
-    size_t lx = t->bn / t->tn, ly = t->bm / t->tm;
-    return OD_RANGE3(columns * lx, rows * ly, layers, lx, ly, 1);
+/* A later group's map: its offset decides on aligned vectors too. */
+static od_span affine_at(const od_conv_args *args) {
+    return od_span_at(args->affine, args->stride % 4);
 }
 
 static od_status gpu_run(void *state, const od_conv_args *args) {
     gpu_conv *c = state;
     const od_conv_gather *g = &c->gather;
-    size_t pixels = (size_t)args->n * g->grid_h * g->grid_w;
-    od_range range =
-        group_range(c->tile, od_div_up(g->c_out, c->tile->bn), (pixels + c->tile->bm - 1) / c->tile->bm, g->classes);
-    return OD_LAUNCH(c->main, range, OD_SPAN(args->out), OD_SPAN(args->in), OD_SPAN(args->weights), OD_BUF(g->table),
-                     OD_I32(args->n), OD_I32(g->h_in), OD_I32(g->w_in), OD_I32(g->run), OD_I32(g->h_out),
-                     OD_I32(g->w_out), OD_I32(g->c_out), OD_I32(g->step_in), OD_I32(g->step_out));
+    const int n = args->n / args->groups;
+    const uint64_t pixels = (uint64_t)n * g->grid_h * g->grid_w, layers = (uint64_t)g->classes * args->groups;
+    const od_span spans[] = {args->out, args->in, args->weights, args->affine, affine_at(args)};
+    od_span partial = OD_NO_SPAN;
+    od_gpu_tile tile;
+    od_kernel *kernel;
+    char options[64];
+    snprintf(options, sizeof options, "-DQUADS=%d -DAFFINE=%d -DSTATS=%d",
+             od_gpu_quads(c->shape.c_in, c->shape.c_out, spans, sizeof spans / sizeof *spans),
+             args->affine.buffer != NULL, args->stats != NULL);
+    od_status status =
+        od_gpu_tile_kernel(c->device, "conv_gpu", "conv_gemm", options, pixels, g->c_out, layers, &tile, &kernel);
+    if (!status && args->stats) {
+        args->stats->parts = (int)((pixels + tile.bm - 1) / tile.bm);
+        status = od_span_borrow(c->device, (size_t)args->groups * args->stats->parts * 3 * g->c_out, &partial);
+        args->stats->partial = partial;
+    }
+    if (status)
+        return status;
+    od_range range = od_conv_work(od_gpu_tile_range(&tile, pixels, g->c_out, layers), &c->shape, args->n,
+                                  od_conv_flop(&c->shape, args->n), od_conv_weights(&c->shape));
+    status = OD_LAUNCH(kernel, range, OD_SPAN(args->out), OD_SPAN(args->in), OD_SPAN(args->weights), OD_BUF(g->table),
+                       OD_I32(n), OD_I32(g->h_in), OD_I32(g->w_in), OD_I32(g->run), OD_I32(g->h_out), OD_I32(g->w_out),
+                       OD_I32(g->c_out), OD_I32(g->step_in), OD_I32(g->step_out), OD_I32(g->classes),
+                       OD_SPAN(args->affine), OD_U64(args->stride), OD_BUF(partial.buffer));
+    return !status && args->stats ? od_gpu_stats_merge(c->device, args->stats, g->c_out) : status;
+}
+
+/* How a group's pixels are cut into chunks, whose sums are added up in order. */
+typedef struct weight_cut {
+    uint64_t chunk, chunks;
+} weight_cut;
+
+static weight_cut cut_weight(const gpu_conv *c, const od_gpu_tile *t, uint64_t rows, uint64_t pixels, uint64_t groups) {
+    const int columns = c->gather.c_out;
+    const uint64_t units = od_device_get_info(c->device)->compute_units, limit = od_device_loop_limit(c->device);
+    const uint64_t most = MAX_PART_BYTES / (rows * columns * sizeof(float)) / groups, useful = pixels / MIN_CHUNK;
+    uint64_t chunks = units * CHUNK_GROUPS_PER_UNIT / (tile_count(t, rows, columns, groups)) + 1;
+    chunks = chunks < MAX_CHUNKS ? chunks : MAX_CHUNKS;
+    chunks = chunks < most ? chunks : most;
+    chunks = chunks < useful ? chunks : useful;
+    if (limit && chunks < pixels * OD_GPU_LOOPS_PER_TERM / limit + 1)
+        chunks = pixels * OD_GPU_LOOPS_PER_TERM / limit + 1;
+    chunks = chunks < pixels / (1 << 30) + 1 ? pixels / (1 << 30) + 1 : chunks; /* a chunk is counted in 32 bits */
+    weight_cut cut = {.chunk = (pixels + chunks - 1) / chunks};
+    cut.chunks = (pixels + cut.chunk - 1) / cut.chunk;
+    return cut;
 }
 
 static od_status gpu_weight_run(void *state, const od_conv_args *args) {
     gpu_conv *c = state;
     const od_conv_gather *g = &c->gather;
-    const gpu_tile *t = c->tile;
-    size_t rows = (size_t)g->taps * g->run, count = rows * g->c_out;
-    uint64_t pixels = (uint64_t)args->n * g->grid_h * g->grid_w;
-    uint64_t groups = (uint64_t)od_div_up(g->c_out, t->bn) * ((rows + t->bm - 1) / t->bm);
-    uint64_t chunks = (uint64_t)od_device_get_info(c->device)->compute_units * GROUPS_PER_UNIT / groups + 1;
-    uint64_t most = MAX_PART_BYTES / (count * sizeof(float)), useful = pixels / MIN_CHUNK;
-    chunks = chunks < MAX_CHUNKS ? chunks : MAX_CHUNKS;
-    chunks = chunks < most ? chunks : most;
-    chunks = chunks < useful ? chunks : useful;
-    const uint64_t limit = od_device_loop_limit(c->device);
-    if (limit && chunks < pixels * LOOPS_PER_TERM / limit + 1)
-        chunks = pixels * LOOPS_PER_TERM / limit + 1;
-    chunks = chunks < 1 ? 1 : chunks;
-    uint64_t chunk = (pixels + chunks - 1) / chunks;
-    chunks = (pixels + chunk - 1) / chunk;
+    const uint64_t rows = (uint64_t)g->taps * g->run, count = rows * g->c_out, groups = (uint64_t)args->groups;
+    const uint64_t pixels = args->n / groups * g->grid_h * g->grid_w;
+    const uint64_t chunks = pixels / MIN_CHUNK < MAX_CHUNKS ? pixels / MIN_CHUNK + 1 : MAX_CHUNKS;
+    const od_span spans[] = {args->in, args->grad};
+    od_gpu_tile tile;
+    od_kernel *kernel;
     od_span part;
-    od_status status = od_span_borrow(c->device, count * chunks, &part);
+    char options[64];
+    snprintf(options, sizeof options, "-DQUADS=%d -DAFFINE=%d",
+             od_gpu_quads(c->shape.c_in, c->shape.c_out, spans, sizeof spans / sizeof *spans),
+             args->affine.buffer != NULL);
+    od_status status = od_gpu_tile_kernel(c->device, "conv_gpu_weight", "conv_gemm_weight", options, rows, g->c_out,
+                                          chunks * groups, &tile, &kernel);
     if (status)
         return status;
-    od_range range = group_range(t, od_div_up(g->c_out, t->bn), (rows + t->bm - 1) / t->bm, chunks);
-    status = OD_LAUNCH(c->main, range, OD_BUF(part.buffer), OD_SPAN(args->in), OD_SPAN(args->grad), OD_BUF(g->table),
-                       OD_I32(args->n), OD_I32(g->h_in), OD_I32(g->w_in), OD_I32(g->run), OD_I32(g->c_out),
-                       OD_I32(g->step_in), OD_U64(chunk));
+    const weight_cut cut = cut_weight(c, &tile, rows, pixels, groups);
+    const uint64_t parts = cut.chunks * groups;
+    if ((status = od_span_borrow(c->device, count * parts, &part)))
+        return status;
+    od_range range = od_conv_work(od_gpu_tile_range(&tile, rows, g->c_out, parts), &c->shape, args->n,
+                                  od_conv_flop(&c->shape, args->n), (double)count * parts);
+    status = OD_LAUNCH(kernel, range, OD_BUF(part.buffer), OD_SPAN(args->in), OD_SPAN(args->grad), OD_BUF(g->table),
+                       OD_I32((int)(args->n / groups)), OD_I32(g->h_in), OD_I32(g->w_in), OD_I32(g->run),
+                       OD_I32(g->c_out), OD_I32(g->step_in), OD_I32((int)cut.chunks), OD_U64(cut.chunk),
+                       OD_SPAN(args->affine), OD_U64(args->stride));
     if (!status)
-        status = OD_LAUNCH(c->sum, OD_RANGE1(count, 64), OD_SPAN(args->out), OD_BUF(part.buffer), OD_U64(count),
-                           OD_I32((int)chunks), OD_I32(args->accumulate));
+        status =
+            OD_LAUNCH(c->sum, od_conv_sum_work(OD_RANGE1(count, 64), (double)count, (double)parts), OD_SPAN(args->out),
+                      OD_BUF(part.buffer), OD_U64(count), OD_I32((int)parts), OD_I32(args->accumulate));
     od_buffer_release(part.buffer);
     return status;
 }
 
-const od_conv_impl od_conv_gpu = {gpu_create, gpu_destroy, gpu_packed_size, gpu_pack, gpu_run, false};
-const od_conv_impl od_conv_gpu_weight = {gpu_create, gpu_destroy, NULL, NULL, gpu_weight_run, false};
+const od_conv_impl od_conv_gpu = {gpu_create, gpu_destroy, gpu_packed_size, gpu_pack, gpu_run, true};
+const od_conv_impl od_conv_gpu_weight = {gpu_create, gpu_destroy, NULL, NULL, gpu_weight_run, true};
