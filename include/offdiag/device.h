@@ -25,6 +25,7 @@ typedef struct od_device_info {
     char id[24];                                                           /* "P:D" */
     char name[256], vendor[128], platform[128], driver[128], version[128]; /* version: CL_DEVICE_VERSION */
     char platform_version[128];
+    char architecture[48]; /* "sm_90", "gfx1100", "x86_64 float16"; "" where it can't be told */
     od_device_type type;
     unsigned compute_units, clock_mhz;
     uint64_t memory_bytes, max_alloc_bytes, local_bytes, cache_bytes;

@@ -179,8 +179,8 @@ od_status od_dir_make(const char *path) {
     return status;
 }
 
-/* Ours, a real directory, closed to others: what lies there is handed to the driver as code. */
-static od_status check_private(const char *path) {
+/* Ours, a real directory, without these rights of others; made with mode 0700 where it is not there. */
+static od_status check_private(const char *path, mode_t refused, const char *wanted) {
     struct stat info;
     if (mkdir(path, 0700) && errno != EEXIST)
         return od_fail(OD_ERR_IO, "%s: cannot make the directory: %s", path, strerror(errno));
@@ -189,32 +189,53 @@ static od_status check_private(const char *path) {
     if (!S_ISDIR(info.st_mode))
         return od_fail(OD_ERR_IO, "%s: expected a directory, found %s", path,
                        S_ISLNK(info.st_mode) ? "a symbolic link" : "something else");
-    if (info.st_uid != geteuid() || (info.st_mode & 077))
-        return od_fail(OD_ERR_IO, "%s: expected a directory of ours with mode 0700, found owner %u and mode 0%o", path,
+    if (info.st_uid != geteuid() || (info.st_mode & refused))
+        return od_fail(OD_ERR_IO, "%s: expected a directory of ours %s, found owner %u and mode 0%o", path, wanted,
                        (unsigned)info.st_uid, (unsigned)(info.st_mode & 07777));
     return OD_OK;
 }
 
-od_status od_cache_dir(char **path) {
-    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    od_status status = OD_OK;
-    char *parent = NULL, *dir = NULL;
-    *path = NULL;
-    if (cache && cache[0] == '/') /* the specification says to ignore a relative one */
-        parent = strdup(cache);
+/* A base directory of the XDG specification ($variable, else fallback in the home directory), and offdiag's in it. */
+static od_status xdg_dir(const char *variable, const char *fallback, char **parent, char **dir) {
+    const char *named = getenv(variable), *home = getenv("HOME");
+    *parent = *dir = NULL;
+    if (named && named[0] == '/') /* the specification says to ignore a relative one */
+        *parent = strdup(named);
     else if (home && home[0] == '/')
-        parent = od_path_join(home, ".cache");
+        *parent = od_path_join(home, fallback);
     else
-        return od_fail(OD_ERR_IO, "no cache directory: neither XDG_CACHE_HOME nor HOME is set");
-    dir = parent ? od_path_join(parent, "offdiag") : NULL;
-    if (!dir)
-        status = od_fail(OD_ERR_MEMORY, "no memory for the name of the cache directory");
-    else if (!(status = od_dir_make(parent)))
-        status = check_private(dir);
+        return od_fail(OD_ERR_IO, "no directory for it: neither %s nor HOME is set", variable);
+    *dir = *parent ? od_path_join(*parent, "offdiag") : NULL;
+    if (*dir)
+        return OD_OK;
+    free(*parent);
+    *parent = NULL;
+    return od_fail(OD_ERR_MEMORY, "no memory for the name of a directory");
+}
+
+/* What lies in the cache is handed to the driver as code: closed to others. */
+od_status od_cache_dir(char **path) {
+    char *parent = NULL;
+    od_status status = xdg_dir("XDG_CACHE_HOME", ".cache", &parent, path);
+    if (!status && !(status = od_dir_make(parent)))
+        status = check_private(*path, 077, "with mode 0700");
     free(parent);
-    if (status)
-        free(dir);
-    else
-        *path = dir;
+    if (status) {
+        free(*path);
+        *path = NULL;
+    }
+    return status;
+}
+
+od_status od_data_dir(bool make, char **path) {
+    char *parent = NULL;
+    od_status status = xdg_dir("XDG_DATA_HOME", ".local/share", &parent, path);
+    if (!status && make && !(status = od_dir_make(parent)))
+        status = check_private(*path, 022, "that only we may write to");
+    free(parent);
+    if (status) {
+        free(*path);
+        *path = NULL;
+    }
     return status;
 }

@@ -78,6 +78,7 @@ struct od_device {
     size_t pending_count;
     od_work_done work; /* since the last reset of the profile */
     od_build_stats stats;
+    struct od_tuning *tuning; /* NULL: no memory for it */
 };
 
 /* What a kernel's parameter takes, where the driver tells. */
@@ -115,6 +116,13 @@ void od_work_count(od_device *device, od_work work); /* one launch */
 /* Takes over the event. */
 void od_profile_add(od_device *device, od_kernel *kernel, od_work work, cl_event event);
 od_status od_profile_collect(od_device *device); /* waits for the pending launches */
+
+/* ---- tuning: see tuning.h ------------------------------------------------------------------------------------------
+ */
+
+typedef struct od_tuning od_tuning;
+od_tuning *od_tuning_open(const od_device_info *info); /* the rows that apply; NULL without memory */
+void od_tuning_close(od_tuning *tuning);               /* NULL is fine */
 
 /* ---- binary cache: none of it ever fails the caller ---------------------------------------------------------------
  */

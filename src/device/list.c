@@ -2,8 +2,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/utsname.h>
 
 #include "base/log.h"
+#include "base/text.h"
 #include "device/internal.h"
 
 enum { MOST_PLATFORMS = 64, MOST_DEVICES = 64 };
@@ -76,6 +78,28 @@ static void describe_limits(cl_device_id device, od_device_info *info) {
         info->unified_memory = yes;
 }
 
+/* The extensions' numbers, whose headers need not be installed. */
+enum { COMPUTE_CAPABILITY_MAJOR_NV = 0x4000, COMPUTE_CAPABILITY_MINOR_NV = 0x4001, IP_VERSION_INTEL = 0x4250 };
+
+static void describe_architecture(cl_device_id device, od_device_info *info) {
+    struct utsname host;
+    cl_uint major = 0, minor = 0;
+    char *to = info->architecture;
+    const size_t size = sizeof info->architecture;
+    if (info->type == OD_DEVICE_CPU) {
+        if (uname(&host) == 0)
+            (void)snprintf(to, size, "%.24s float%u", host.machine, info->vector_width);
+    } else if (strncmp(info->name, "gfx", 3) == 0) /* AMD's own driver; flags follow a colon */
+        (void)snprintf(to, size, "%.*s", (int)strcspn(info->name, ": "), info->name);
+    else if (od_contains_nocase(info->vendor, "nvidia") &&
+             device_info(device, COMPUTE_CAPABILITY_MAJOR_NV, &major, sizeof major) &&
+             device_info(device, COMPUTE_CAPABILITY_MINOR_NV, &minor, sizeof minor))
+        (void)snprintf(to, size, "sm_%u%u", major, minor);
+    else if (od_contains_nocase(info->vendor, "intel") &&
+             device_info(device, IP_VERSION_INTEL, &major, sizeof major))
+        (void)snprintf(to, size, "intel %u.%u", major >> 22, (major >> 14) & 255);
+}
+
 static void describe_usable(cl_device_id device, od_device_info *info) {
     cl_bool available = CL_FALSE, compiler = CL_FALSE, little = CL_FALSE;
     bool told = device_info(device, CL_DEVICE_AVAILABLE, &available, sizeof available) &&
@@ -114,6 +138,7 @@ static void describe(cl_platform_id platform, cl_device_id device, int p, int d,
         info->has_double = has_extension(extensions, "cl_khr_fp64");
     }
     describe_limits(device, info);
+    describe_architecture(device, info);
     describe_usable(device, info);
 }
 

@@ -2,6 +2,10 @@
 
 #include "device/internal.h"
 
+void *od_native_device(od_device *device) {
+    return device->id;
+}
+
 void *od_native_queue(od_device *device) {
     return device->queue;
 }

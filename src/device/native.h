@@ -5,6 +5,7 @@
 
 #include "offdiag/device.h"
 
+void *od_native_device(od_device *device);       /* cl_device_id */
 void *od_native_queue(od_device *device);        /* cl_command_queue */
 void *od_native_buffer(const od_buffer *buffer); /* cl_mem */
 /* Tell the device that a command was enqueued behind its back, and what it does. */

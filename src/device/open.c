@@ -76,6 +76,7 @@ od_status od_device_open(const char *spec, const od_device_options *options, od_
     if ((status = od_cl_find(device->info.platform_index, device->info.device_index, &device->platform, &device->id)) ||
         (status = open_queue(device)))
         goto out;
+    device->tuning = od_tuning_open(&device->info);
     od_log(OD_LOG_INFO, "device %s %s (%s), %s", device->info.id, device->info.name, device->info.platform, reason);
     *out = device;
     device = NULL;
@@ -100,6 +101,7 @@ void od_device_close(od_device *device) {
         (void)clReleaseCommandQueue(device->queue);
     if (device->context)
         (void)clReleaseContext(device->context);
+    od_tuning_close(device->tuning);
     free(device);
 }
 

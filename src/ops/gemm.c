@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "ops/gemm_impl.h"
+#include "ops/tunable.h"
 #include "ops/variant.h"
 
 /* Whether CLBlast is worth its check: not on a CPU, nor on Oclgrind, a simulator that calls itself a GPU. */
@@ -14,10 +15,24 @@ static bool clblast_wanted(const od_device *device) {
            !strstr(info->platform, "Oclgrind");
 }
 
+/* Which of two variants that both run is taken. */
+const od_tuning_table od_gemm_choice_table = {
+    .variant = "gemm",
+    .shape = OD_GEMM_CLASSES,
+    .parameters = {{"clblast", OD_TUNING_VALUES(0, 1), "1: CLBlast before the own kernel, on GPUs"}},
+    .count = 1,
+};
+
 static bool clblast_supports(const od_device *device, const void *shape, const char **why) {
-    (void)shape;
+    char class[64];
+    int clblast = 1;
     *why = clblast_wanted(device) ? od_gemm_clblast_refusal(device) : "CLBlast's kernels are made for GPUs";
-    return *why == NULL;
+    if (*why)
+        return false;
+    od_gemm_class(class, shape);
+    (void)od_tuning_lookup(device, &od_gemm_choice_table, class, &clblast);
+    *why = clblast ? NULL : "a tuning row prefers the own kernel";
+    return !*why;
 }
 
 /* On a CPU device its own kernels come first; CLBlast reaches a tenth of them there. */

@@ -2,6 +2,85 @@
  * from contributed tuning data before. */
 #include "od_config.h"
 #include "ops/gemm_impl.h"
+#include "ops/tunable.h"
+
+/* CLBlast's own parameters, which are one set for a device. It wants all of them: what a row leaves out comes from a
+ * table of starting values. Without a row its own database counts. */
+enum { MWG, NWG, KWG, MDIMC, NDIMC, MDIMA, NDIMB, KWI, VWM, VWN, STRM, STRN, SA, SB, GEMMK, KREG };
+enum { WGD, MDIMCD, NDIMCD, MDIMAD, NDIMBD, KWID, VWMD, VWND, PADA, PADB };
+
+/* What CLBlast's tuner demands of Xgemm's parameters (GEMMK 0). */
+static bool gemm_fits(const od_device *device, const int *v) {
+    const od_device_info *info = od_device_get_info(device);
+    const int items = v[MDIMC] * v[NDIMC], local = 4 * v[KWG] * (v[SA] * v[MWG] + v[SB] * v[NWG]);
+    return v[KWG] % v[KWI] == 0 && v[MWG] % (v[MDIMC] * v[VWM]) == 0 && v[NWG] % (v[NDIMC] * v[VWN]) == 0 &&
+           v[MWG] % (v[MDIMA] * v[VWM]) == 0 && v[NWG] % (v[NDIMB] * v[VWN]) == 0 && items % v[MDIMA] == 0 &&
+           items % v[NDIMB] == 0 && v[KWG] % (items / v[MDIMA]) == 0 && v[KWG] % (items / v[NDIMB]) == 0 &&
+           (v[SA] || v[MDIMA] == v[MDIMC]) && (v[SB] || v[NDIMB] == v[NDIMC]) &&
+           (size_t)items <= info->max_work_group && items <= 256 && (uint64_t)local <= info->local_bytes &&
+           local <= 32768;
+}
+
+static bool direct_fits(const od_device *device, const int *v) {
+    const od_device_info *info = od_device_get_info(device);
+    const int items = v[MDIMCD] * v[NDIMCD], local = 4 * v[WGD] * (2 * v[WGD] + v[PADA] + v[PADB]);
+    return v[WGD] % v[KWID] == 0 && v[WGD] % (v[MDIMCD] * v[VWMD]) == 0 && v[WGD] % (v[NDIMCD] * v[VWND]) == 0 &&
+           v[WGD] % (v[MDIMAD] * v[VWMD]) == 0 && v[WGD] % (v[NDIMBD] * v[VWND]) == 0 && items % v[MDIMAD] == 0 &&
+           items % v[NDIMBD] == 0 && v[WGD] % (items / v[MDIMAD]) == 0 && v[WGD] % (items / v[NDIMBD]) == 0 &&
+           (size_t)items <= info->max_work_group && items <= 256 && (uint64_t)local <= info->local_bytes &&
+           local <= 32768;
+}
+
+#define OWN     "CLBlast's database"
+#define CLASSES "all: CLBlast knows one set for a device"
+const od_tuning_table od_clblast_gemm_table = {
+    .variant = "clblast_xgemm",
+    .shape = CLASSES,
+    .parameters = {{"MWG", OD_TUNING_VALUES(16, 32, 64, 128), OWN},
+                   {"NWG", OD_TUNING_VALUES(16, 32, 64, 128), OWN},
+                   {"KWG", OD_TUNING_VALUES(16, 32), OWN},
+                   {"MDIMC", OD_TUNING_VALUES(8, 16, 32), OWN},
+                   {"NDIMC", OD_TUNING_VALUES(8, 16, 32), OWN},
+                   {"MDIMA", OD_TUNING_VALUES(8, 16, 32), OWN},
+                   {"NDIMB", OD_TUNING_VALUES(8, 16, 32), OWN},
+                   {"KWI", OD_TUNING_VALUES(2, 8), OWN},
+                   {"VWM", OD_TUNING_VALUES(1, 2, 4, 8), OWN},
+                   {"VWN", OD_TUNING_VALUES(1, 2, 4, 8), OWN},
+                   {"STRM", OD_TUNING_VALUES(0, 1), OWN},
+                   {"STRN", OD_TUNING_VALUES(0, 1), OWN},
+                   {"SA", OD_TUNING_VALUES(0, 1), OWN},
+                   {"SB", OD_TUNING_VALUES(0, 1), OWN},
+                   {"GEMMK", OD_TUNING_VALUES(0), OWN},
+                   {"KREG", OD_TUNING_VALUES(1), OWN}},
+    .count = 16,
+    .fits = gemm_fits,
+    .costly = true,
+};
+const od_tuning_table od_clblast_direct_table = {
+    .variant = "clblast_xgemm_direct",
+    .shape = CLASSES,
+    .parameters = {{"WGD", OD_TUNING_VALUES(8, 16, 32, 64), OWN},
+                   {"MDIMCD", OD_TUNING_VALUES(8, 16, 32), OWN},
+                   {"NDIMCD", OD_TUNING_VALUES(8, 16, 32), OWN},
+                   {"MDIMAD", OD_TUNING_VALUES(8, 16, 32), OWN},
+                   {"NDIMBD", OD_TUNING_VALUES(8, 16, 32), OWN},
+                   {"KWID", OD_TUNING_VALUES(2, 8, 16), OWN},
+                   {"VWMD", OD_TUNING_VALUES(1, 2, 4, 8), OWN},
+                   {"VWND", OD_TUNING_VALUES(1, 2, 4, 8), OWN},
+                   {"PADA", OD_TUNING_VALUES(0, 1), OWN},
+                   {"PADB", OD_TUNING_VALUES(0, 1), OWN}},
+    .count = 10,
+    .fits = direct_fits,
+    .costly = true,
+};
+const od_tuning_table od_clblast_routine_table = {
+    .variant = "clblast_routine",
+    .shape = CLASSES,
+    .parameters = {{"XGEMM_MIN_INDIRECT_SIZE", OD_TUNING_VALUES(64, 128, 192, 256, 384, 448, 512, 768, 1024, 1536),
+                    OWN}},
+    .count = 1,
+    .costly = true,
+};
 
 #ifndef OD_HAVE_CLBLAST
 
@@ -34,8 +113,89 @@ od_status od_gemm_clblast(od_device *device, const od_gemm_call *call) {
 #include "base/log.h"
 #include "device/native.h"
 
+/* ---- parameters from tuning rows --------------------------------------------------------------------------------- */
+
+/* In the order of the enums above; tried on no device in particular. */
+static const int gemm_start[] = {64, 64, 32, 16, 16, 16, 16, 2, 4, 4, 0, 0, 1, 1, 0, 1};
+static const int direct_start[] = {32, 8, 8, 8, 8, 2, 2, 2, 1, 1};
+static const int routine_start[] = {448};
+
+static const struct {
+    const od_tuning_table *table;
+    const char *kernel;
+    const int *start;
+} kernels[] = {
+    {&od_clblast_gemm_table, "Xgemm", gemm_start},
+    {&od_clblast_direct_table, "XgemmDirect", direct_start},
+    {&od_clblast_routine_table, "GemmRoutine", routine_start},
+};
+enum { KERNELS = sizeof kernels / sizeof kernels[0] };
+
+/* What this process told CLBlast about a device; there is no way back to its own database. */
+typedef struct override {
+    struct override *next;
+    void *device;
+    bool done[KERNELS];
+    int values[KERNELS][OD_TUNING_PARAMETERS];
+} override;
+static override *overrides;
+static pthread_mutex_t overrides_mutex = PTHREAD_MUTEX_INITIALIZER;
+
+static override *find_override(void *device) {
+    pthread_mutex_lock(&overrides_mutex);
+    override *o = overrides;
+    while (o && o->device != device)
+        o = o->next;
+    if (!o && (o = calloc(1, sizeof *o))) {
+        o->device = device;
+        o->next = overrides;
+        overrides = o;
+    }
+    pthread_mutex_unlock(&overrides_mutex);
+    return o;
+}
+
+static od_status override_kernel(od_device *device, size_t kernel, const int *values) {
+    const od_tuning_table *t = kernels[kernel].table;
+    const char *names[OD_TUNING_PARAMETERS];
+    size_t sizes[OD_TUNING_PARAMETERS];
+    for (int i = 0; i < t->count; i++) {
+        names[i] = t->parameters[i].name;
+        sizes[i] = (size_t)values[i];
+    }
+    const CLBlastStatusCode code = CLBlastOverrideParameters(od_native_device(device), kernels[kernel].kernel,
+                                                             CLBlastPrecisionSingle, (size_t)t->count, names, sizes);
+    return code == CLBlastSuccess ? OD_OK
+                                  : od_fail(OD_ERR_BUILD, "CLBlast takes no parameters for %s: status %d",
+                                            kernels[kernel].kernel, (int)code);
+}
+
+/* Hand what the rows say over to CLBlast, where it is not what it has already. */
+static od_status apply_rows(od_device *device) {
+    override *o = find_override(od_native_device(device));
+    for (size_t k = 0; o && k < KERNELS; k++) {
+        const od_tuning_table *t = kernels[k].table;
+        const size_t bytes = (size_t)t->count * sizeof(int);
+        int values[OD_TUNING_PARAMETERS];
+        memcpy(values, kernels[k].start, bytes);
+        if (!od_tuning_lookup(device, t, "all", values) || (o->done[k] && memcmp(values, o->values[k], bytes) == 0))
+            continue;
+        od_status status = override_kernel(device, k, values);
+        if (status && !od_tuning_reject(device, t, "all"))
+            return status;
+        o->done[k] = !status;
+        memcpy(o->values[k], values, bytes);
+    }
+    return OD_OK;
+}
+
+/* ---- the product ------------------------------------------------------------------------------------------------- */
+
 od_status od_gemm_clblast(od_device *device, const od_gemm_call *call) {
     const od_gemm_shape *s = &call->shape;
+    od_status status = apply_rows(device);
+    if (status)
+        return status;
     cl_command_queue queue = od_native_queue(device);
     const CLBlastStatusCode code =
         CLBlastSgemm(CLBlastLayoutRowMajor, s->trans_a ? CLBlastTransposeYes : CLBlastTransposeNo,
@@ -44,8 +204,9 @@ od_status od_gemm_clblast(od_device *device, const od_gemm_call *call) {
                      od_native_buffer(call->b.buffer), call->b.offset, (size_t)s->ldb, call->beta,
                      od_native_buffer(call->c.buffer), call->c.offset, (size_t)s->ldc, &queue, NULL);
     if (code != CLBlastSuccess)
-        return od_fail(OD_ERR_DEVICE, "CLBlast: sgemm m %d, n %d, k %d failed with status %d on %s", s->m, s->n, s->k,
-                       (int)code, od_device_get_info(device)->name);
+        return od_fail(code == CLBlastOpenCLBuildProgramFailure ? OD_ERR_BUILD : OD_ERR_DEVICE,
+                       "CLBlast: sgemm m %d, n %d, k %d failed with status %d on %s", s->m, s->n, s->k, (int)code,
+                       od_device_get_info(device)->name);
     od_native_enqueued(device, od_gemm_work(call, 1));
     return OD_OK;
 }

@@ -1,64 +1,97 @@
 /* Matrix product for CPU devices: cl/gemm_cpu.cl explains the kernel, this cuts the work. */
 #include <stdio.h>
+#include <string.h>
 
 #include "ops/gemm_impl.h"
+#include "ops/tunable.h"
 
 /* Register tiles by vector width: 24 accumulators of 32 registers with AVX-512, 12 of 16 with AVX2, 24 of 32 with NEON.
- * k_chunk columns of a panel fill at most 32 KiB. */
+ */
 static const struct {
-    unsigned width;
-    int vectors, rows, rows_b, rows_c, k_chunk;
+    int width, vectors, rows;
 } tiles[] = {
-    {16, 2, 12, 8, 4, 256},
-    {8, 2, 6, 4, 2, 256},
-    {4, 3, 8, 4, 2, 256},
+    {16, 2, 12},
+    {8, 2, 6},
+    {4, 3, 8},
 };
 enum { TILES = sizeof tiles / sizeof tiles[0] };
+
+/* Columns of a panel, and work-items a core to balance the load. */
+enum { K_CHUNK = 256, ITEMS = 4 };
+
+enum { WIDTH, VECTORS, ROWS, CHUNK, PER_CORE };
+
+/* A panel (chunk, vectors * width) of at most 32 KiB stays in the nearest cache. */
+static bool fits(const od_device *device, const int *v) {
+    (void)device;
+    return v[CHUNK] * v[VECTORS] * v[WIDTH] * (int)sizeof(float) <= 32768;
+}
+
+const od_tuning_table od_gemm_cpu_table = {
+    .variant = "gemm_cpu",
+    .shape = OD_GEMM_CLASSES,
+    .parameters = {{"width", OD_TUNING_VALUES(4, 8, 16), "the device's native vector width"},
+                   {"vectors", OD_TUNING_VALUES(1, 2, 3, 4), "by width: 2, 2, 3 for 16, 8, 4"},
+                   {"rows", OD_TUNING_VALUES(6, 8, 10, 12, 14), "by width: 12, 6, 8; as many as registers hold"},
+                   {"k_chunk", OD_TUNING_VALUES(64, 128, 256, 512), "256"},
+                   {"items", OD_TUNING_VALUES(1, 2, 4, 8, 16), "4 work-items a core"}},
+    .count = 5,
+    .fits = fits,
+};
 
 static int ceil_div(int a, int b) {
     return (a - 1) / b + 1;
 }
 
-/* The kernel of the widest tile that the device's vectors carry and its local memory holds; none: *kernel is NULL. */
-static od_status get_kernel(od_device *device, const od_gemm_shape *s, size_t *tile, od_kernel **kernel) {
+/* *kernel is NULL where the device has too little local memory. */
+static od_status build_kernel(od_device *device, const od_gemm_shape *s, const int *v, od_kernel **kernel) {
+    const int rows_c = v[ROWS] >= 10 ? v[ROWS] / 3 : 2; /* tiles of what is left over; then single rows */
+    char options[160];
+    snprintf(options, sizeof options,
+             "-DW=%d -DVECTORS=%d -DROWS=%d -DROWS_B=%d -DROWS_C=%d -DK_CHUNK=%d -DTRANS_A=%d -DTRANS_B=%d", v[WIDTH],
+             v[VECTORS], v[ROWS], 2 * rows_c, rows_c, v[CHUNK], s->trans_a, s->trans_b);
+    od_status status = od_kernel_get(device, "gemm_cpu", options, "gemm_cpu", kernel);
+    if (!status && od_kernel_local_bytes(*kernel) > od_device_get_info(device)->local_bytes)
+        *kernel = NULL; /* llvmpipe counts it twice */
+    return status;
+}
+
+/* The kernel of what a tuning row says, or else of the widest tile that the device's vectors carry and its local memory
+ * holds; none: *kernel is NULL. */
+static od_status get_kernel(od_device *device, const od_gemm_shape *s, int *v, od_kernel **kernel) {
     const od_device_info *info = od_device_get_info(device);
+    od_status status = OD_OK;
+    char class[64];
+    od_gemm_class(class, s);
     *kernel = NULL;
-    for (size_t t = 0; t < TILES; t++) {
-        if (t + 1 < TILES && tiles[t].width > info->vector_width)
+    for (size_t t = 0; t < TILES && !status && !*kernel; t++) {
+        const int defaults[] = {tiles[t].width, tiles[t].vectors, tiles[t].rows, K_CHUNK, ITEMS};
+        bool tuned;
+        if (t + 1 < TILES && tiles[t].width > (int)info->vector_width)
             continue;
-        char options[160];
-        snprintf(options, sizeof options,
-                 "-DW=%u -DVECTORS=%d -DROWS=%d -DROWS_B=%d -DROWS_C=%d -DK_CHUNK=%d -DTRANS_A=%d -DTRANS_B=%d",
-                 tiles[t].width, tiles[t].vectors, tiles[t].rows, tiles[t].rows_b, tiles[t].rows_c, tiles[t].k_chunk,
-                 s->trans_a, s->trans_b);
-        od_kernel *candidate;
-        od_status status = od_kernel_get(device, "gemm_cpu", options, "gemm_cpu", &candidate);
-        if (status != OD_OK)
-            return status;
-        if (od_kernel_local_bytes(candidate) <= info->local_bytes) { /* llvmpipe counts it twice */
-            *tile = t;
-            *kernel = candidate;
-            break;
-        }
+        do {
+            memcpy(v, defaults, sizeof defaults);
+            tuned = od_tuning_lookup(device, &od_gemm_cpu_table, class, v);
+            status = build_kernel(device, s, v, kernel);
+        } while (tuned && (status == OD_ERR_BUILD || !*kernel) && od_tuning_reject(device, &od_gemm_cpu_table, class));
     }
-    return OD_OK;
+    return status;
 }
 
 od_status od_gemm_cpu(od_device *device, const od_gemm_call *call) {
     const od_gemm_shape *s = &call->shape;
     const od_device_info *info = od_device_get_info(device);
-    size_t t = 0;
+    int v[OD_TUNING_PARAMETERS];
     od_kernel *kernel;
-    od_status status = get_kernel(device, s, &t, &kernel);
+    od_status status = get_kernel(device, s, v, &kernel);
     if (status != OD_OK)
         return status;
     if (!kernel)
         return od_gemm_ref(device, call);
-    const int columns = tiles[t].vectors * (int)tiles[t].width, rows = tiles[t].rows;
+    const int columns = v[VECTORS] * v[WIDTH], rows = v[ROWS];
 
-    /* Four work-items a core balance the load. Cut the rows first, as long as a panel's copy serves four tiles; then k.
-     */
-    const int wanted = info->compute_units > 4096 ? 16384 : 4 * (int)info->compute_units;
+    /* Cut the rows first, as long as a panel's copy serves four tiles; then k. */
+    const int wanted = v[PER_CORE] * (info->compute_units > 4096 ? 4096 : (int)info->compute_units);
     const int panels = ceil_div(s->n, columns);
     int blocks = ceil_div(wanted, panels);
     if (blocks > ceil_div(s->m, 4 * rows))
@@ -70,8 +103,8 @@ od_status od_gemm_cpu(od_device *device, const od_gemm_call *call) {
         block_rows = most_rows;
     blocks = ceil_div(s->m, block_rows);
     od_gemm_slices slices;
-    status = od_gemm_slices_begin(device, call, panels < wanted ? ceil_div(wanted, panels * blocks) : 1,
-                                  2 * tiles[t].k_chunk, &slices);
+    status = od_gemm_slices_begin(device, call, panels < wanted ? ceil_div(wanted, panels * blocks) : 1, 2 * v[CHUNK],
+                                  &slices);
     if (status != OD_OK)
         return status;
     od_range range = OD_RANGE3(panels, blocks, slices.count, 1, 1, 1);

@@ -1,67 +1,108 @@
 /* Matrix product for GPUs: cl/gemm_gpu.cl explains the kernel, this picks a tile and cuts the work. */
 #include <stdio.h>
+#include <string.h>
 
 #include "ops/gemm_impl.h"
+#include "ops/tunable.h"
+
+enum { TILE_M, TILE_N, TILE_K, ITEM_M, ITEM_N, PER_UNIT };
 
 /* From large to small: work per byte falls, the number of work-groups rises. All are 64 or 256 work-items with at most
- * 8.1 KiB of local memory (llvmpipe counts it twice). */
-typedef struct gpu_tile {
-    int tile_m, tile_n, tile_k, item_m, item_n;
-} gpu_tile;
-static const gpu_tile tiles[] = {
-    {128, 128, 8, 8, 8},
-    {64, 64, 16, 4, 4},
-    {32, 32, 16, 4, 4},
+ * 8.1 KiB of local memory (llvmpipe counts it twice). Two work-groups a compute unit. */
+static const int tiles[][6] = {
+    {128, 128, 8, 8, 8, 2},
+    {64, 64, 16, 4, 4, 2},
+    {32, 32, 16, 4, 4, 2},
 };
 enum { TILES = sizeof tiles / sizeof tiles[0] };
+
+static size_t work_items(const int *v) {
+    return (size_t)(v[TILE_M] / v[ITEM_M]) * (size_t)(v[TILE_N] / v[ITEM_N]);
+}
+
+static bool fits(const od_device *device, const int *v) {
+    const od_device_info *info = od_device_get_info(device);
+    const size_t items = work_items(v), local = sizeof(float) * v[TILE_K] * (v[TILE_M] + v[TILE_N] + 2);
+    return v[TILE_M] % v[ITEM_M] == 0 && v[TILE_N] % v[ITEM_N] == 0 && items >= 16 && items <= 256 &&
+           items <= info->max_work_group && local <= 32768 && local <= info->local_bytes;
+}
+
+const od_tuning_table od_gemm_gpu_table = {
+    .variant = "gemm_gpu",
+    .shape = OD_GEMM_CLASSES,
+    .parameters = {{"tile_m", OD_TUNING_VALUES(16, 32, 64, 128), "the largest of 128, 64, 32 that fills the device"},
+                   {"tile_n", OD_TUNING_VALUES(16, 32, 64, 128), "as tile_m"},
+                   {"tile_k", OD_TUNING_VALUES(8, 16, 32), "8 for 128, else 16"},
+                   {"item_m", OD_TUNING_VALUES(2, 4, 8), "8 for 128, else 4"},
+                   {"item_n", OD_TUNING_VALUES(2, 4, 8), "as item_m"},
+                   {"groups", OD_TUNING_VALUES(1, 2, 4, 8), "2 work-groups a compute unit, by cutting k"}},
+    .count = 6,
+    .fits = fits,
+};
 
 static int ceil_div(int a, int b) {
     return (a - 1) / b + 1;
 }
 
-static size_t tile_count(const gpu_tile *tile, const od_gemm_shape *s) {
-    return (size_t)ceil_div(s->m, tile->tile_m) * (size_t)ceil_div(s->n, tile->tile_n);
+static size_t tile_count(const int *v, const od_gemm_shape *s) {
+    return (size_t)ceil_div(s->m, v[TILE_M]) * (size_t)ceil_div(s->n, v[TILE_N]);
 }
 
-static od_status get_kernel(od_device *device, const gpu_tile *tile, const od_gemm_shape *s, od_kernel **kernel) {
+/* *kernel is NULL where the device can't run its work-group. */
+static od_status build_kernel(od_device *device, const int *v, const od_gemm_shape *s, od_kernel **kernel) {
+    const od_device_info *info = od_device_get_info(device);
     char options[160];
     snprintf(options, sizeof options,
-             "-DTILE_M=%d -DTILE_N=%d -DTILE_K=%d -DITEM_M=%d -DITEM_N=%d -DTRANS_A=%d -DTRANS_B=%d", tile->tile_m,
-             tile->tile_n, tile->tile_k, tile->item_m, tile->item_n, s->trans_a, s->trans_b);
-    return od_kernel_get(device, "gemm_gpu", options, "gemm_gpu", kernel);
+             "-DTILE_M=%d -DTILE_N=%d -DTILE_K=%d -DITEM_M=%d -DITEM_N=%d -DTRANS_A=%d -DTRANS_B=%d", v[TILE_M],
+             v[TILE_N], v[TILE_K], v[ITEM_M], v[ITEM_N], s->trans_a, s->trans_b);
+    od_status status = od_kernel_get(device, "gemm_gpu", options, "gemm_gpu", kernel);
+    if (!status &&
+        (od_kernel_max_work_group(*kernel) < work_items(v) || od_kernel_local_bytes(*kernel) > info->local_bytes))
+        *kernel = NULL;
+    return status;
+}
+
+/* The kernel of what a tuning row says, or else of the largest tile that still gives each compute unit two work-groups
+ * and that the device can run. None: *kernel is NULL. */
+static od_status get_kernel(od_device *device, const od_gemm_shape *s, int *v, od_kernel **kernel) {
+    const od_device_info *info = od_device_get_info(device);
+    od_status status = OD_OK;
+    char class[64];
+    od_gemm_class(class, s);
+    *kernel = NULL;
+    for (size_t t = 0; t < TILES && !status && !*kernel; t++) {
+        const size_t wanted = (size_t)tiles[t][PER_UNIT] * info->compute_units;
+        bool tuned;
+        if ((t + 1 < TILES && tile_count(tiles[t], s) < wanted) || work_items(tiles[t]) > info->max_work_group)
+            continue;
+        do {
+            memcpy(v, tiles[t], sizeof tiles[t]);
+            tuned = od_tuning_lookup(device, &od_gemm_gpu_table, class, v);
+            status = build_kernel(device, v, s, kernel);
+        } while (tuned && (status == OD_ERR_BUILD || !*kernel) && od_tuning_reject(device, &od_gemm_gpu_table, class));
+    }
+    return status;
 }
 
 od_status od_gemm_gpu(od_device *device, const od_gemm_call *call) {
     const od_gemm_shape *s = &call->shape;
-    const od_device_info *info = od_device_get_info(device);
-    /* The largest tile that still gives each compute unit two work-groups, and whose work-group the device can run. */
-    const size_t wanted = 2 * (size_t)info->compute_units;
-    const gpu_tile *tile = NULL;
-    od_kernel *kernel = NULL;
-    for (size_t t = 0; t < TILES; t++) {
-        const gpu_tile *candidate = &tiles[t];
-        const size_t items = (size_t)(candidate->tile_m / candidate->item_m) * (candidate->tile_n / candidate->item_n);
-        if ((t + 1 < TILES && tile_count(candidate, s) < wanted) || items > info->max_work_group)
-            continue;
-        od_status status = get_kernel(device, candidate, s, &kernel);
-        if (status != OD_OK)
-            return status;
-        if (od_kernel_max_work_group(kernel) >= items && od_kernel_local_bytes(kernel) <= info->local_bytes) {
-            tile = candidate;
-            break;
-        }
-    }
-    if (!tile)
-        return od_gemm_ref(device, call);
-
-    const size_t groups = tile_count(tile, s);
-    od_gemm_slices slices;
-    od_status status = od_gemm_slices_begin(device, call, groups < wanted ? (int)((wanted - 1) / groups + 1) : 1,
-                                            16 * tile->tile_k, &slices);
+    int v[OD_TUNING_PARAMETERS];
+    od_kernel *kernel;
+    od_status status = get_kernel(device, s, v, &kernel);
     if (status != OD_OK)
         return status;
-    const size_t x = (size_t)(tile->tile_n / tile->item_n), y = (size_t)(tile->tile_m / tile->item_m);
-    const size_t tiles_n = (size_t)ceil_div(s->n, tile->tile_n), tiles_m = (size_t)ceil_div(s->m, tile->tile_m);
+    if (!kernel)
+        return od_gemm_ref(device, call);
+
+    const size_t wanted = (size_t)v[PER_UNIT] * od_device_get_info(device)->compute_units;
+    const size_t groups = tile_count(v, s);
+    od_gemm_slices slices;
+    status = od_gemm_slices_begin(device, call, groups < wanted ? (int)((wanted - 1) / groups + 1) : 1, 16 * v[TILE_K],
+                                  &slices);
+    if (status != OD_OK)
+        return status;
+    const size_t x = (size_t)(v[TILE_N] / v[ITEM_N]), y = (size_t)(v[TILE_M] / v[ITEM_M]);
+    const size_t tiles_n = (size_t)ceil_div(s->n, v[TILE_N]), tiles_m = (size_t)ceil_div(s->m, v[TILE_M]);
     od_range range = OD_RANGE3(tiles_n * x, tiles_m * y, slices.count, x, y, 1);
     range.work = od_gemm_work(call, slices.count);
     status = OD_LAUNCH(kernel, range, OD_SPAN(slices.out), OD_SPAN(call->a), OD_SPAN(call->b), OD_I32(s->m),
