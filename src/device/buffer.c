@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "device/internal.h"
+#include "device/plan.h"
 
 struct od_buffer {
     od_device *device;
@@ -96,6 +97,8 @@ static od_status refuse(const od_device *device, size_t bytes, const char *why) 
 
 static od_status create_mem(od_device *device, od_buffer *buffer) {
     cl_int error = CL_SUCCESS;
+    if (od_device_is_plan(device))
+        return OD_OK;
     for (int attempt = 0; attempt < 2; attempt++) {
         buffer->mem = clCreateBuffer(device->context, CL_MEM_READ_WRITE, buffer->capacity, NULL, &error);
         if (error == CL_SUCCESS)
@@ -197,7 +200,7 @@ static od_status ended(od_device *device, cl_int error, const char *call, size_t
 
 od_status od_buffer_write(od_buffer *buffer, size_t offset, const void *data, size_t bytes) {
     od_status status = check_part("write", buffer, offset, bytes);
-    if (status || bytes == 0)
+    if (status || bytes == 0 || od_device_is_plan(buffer->device))
         return status;
     cl_int error =
         clEnqueueWriteBuffer(buffer->device->queue, buffer->mem, CL_TRUE, offset, bytes, data, 0, NULL, NULL);
@@ -208,6 +211,10 @@ od_status od_buffer_read(const od_buffer *buffer, size_t offset, void *data, siz
     od_status status = check_part("read", buffer, offset, bytes);
     if (status || bytes == 0)
         return status;
+    if (od_device_is_plan(buffer->device)) {
+        memset(data, 0, bytes);
+        return OD_OK;
+    }
     cl_int error = clEnqueueReadBuffer(buffer->device->queue, buffer->mem, CL_TRUE, offset, bytes, data, 0, NULL, NULL);
     return ended(buffer->device, error, "clEnqueueReadBuffer", bytes);
 }
@@ -223,6 +230,8 @@ od_status od_buffer_copy(od_buffer *to, size_t to_offset, const od_buffer *from,
     if (to == from && to_offset < from_offset + bytes && from_offset < to_offset + bytes)
         return od_fail(OD_ERR_ARGUMENT, "copy: %zu bytes from %zu and to %zu of one buffer overlap", bytes, from_offset,
                        to_offset);
+    if (od_device_is_plan(to->device))
+        return OD_OK;
     cl_int error =
         clEnqueueCopyBuffer(to->device->queue, from->mem, to->mem, from_offset, to_offset, bytes, 0, NULL, NULL);
     return ended(to->device, error, "clEnqueueCopyBuffer", bytes);
@@ -234,6 +243,8 @@ od_status od_buffer_fill(od_buffer *buffer, size_t offset, size_t bytes, uint32_
         return status;
     if (offset % 4 || bytes % 4)
         return od_fail(OD_ERR_ARGUMENT, "fill: offset %zu and size %zu must be multiples of 4", offset, bytes);
+    if (od_device_is_plan(buffer->device))
+        return OD_OK;
     cl_int error = clEnqueueFillBuffer(buffer->device->queue, buffer->mem, &pattern, 4, offset, bytes, 0, NULL, NULL);
     return ended(buffer->device, error, "clEnqueueFillBuffer", bytes);
 }

@@ -68,7 +68,7 @@ struct od_device {
     od_quirks quirks;
     cl_platform_id platform;
     cl_device_id id;
-    cl_context context;
+    cl_context context; /* NULL: only described, see plan.h */
     cl_command_queue queue;
     unsigned unflushed; /* commands since the last flush */
     od_pool pool;
@@ -98,7 +98,12 @@ struct od_kernel {
     od_parameter *parameters;
     uint64_t launches, nanoseconds; /* of profiling, and their work */
     od_work work;
+    size_t largest_group; /* of work-items, that was launched */
+    uint64_t largest_argument_local;
 };
+
+/* AUTO resolved by the device's type. */
+od_family od_family_of(od_family asked, od_device_type type);
 
 void od_pool_empty(od_device *device); /* give idle buffers back to the driver */
 cl_mem od_buffer_mem(const od_buffer *buffer);

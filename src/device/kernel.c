@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "device/internal.h"
+#include "device/plan.h"
 
 enum { PARAMETERS_MAX = 64 };
 
@@ -90,6 +91,10 @@ static od_status describe_kernel(od_kernel *k) {
 static od_status create_kernel(od_kernel *k) {
     od_program *program;
     cl_int error = CL_SUCCESS;
+    if (od_device_is_plan(k->device)) {
+        k->max_work_group = k->device->info.max_work_group;
+        return OD_OK;
+    }
     for (int attempt = 0; attempt < 2; attempt++) {
         od_status status = od_program_get(k->device, k->program, k->options, attempt > 0, &program);
         if (status)
@@ -165,7 +170,8 @@ static const char *const kind_names[] = {
     [OD_ARG_BUFFER] = "a buffer", [OD_ARG_SCALAR] = "a scalar", [OD_ARG_LOCAL] = "local memory"};
 
 static od_status check_argument(const od_kernel *k, unsigned i, const od_arg *arg) {
-    const od_parameter *p = &k->parameters[i];
+    static const od_parameter unknown;
+    const od_parameter *p = k->parameters ? &k->parameters[i] : &unknown;
     if (p->known && p->kind != arg->kind)
         return od_fail(OD_ERR_ARGUMENT, "kernel %s:%s, argument %u: expected %s, found %s", k->program, k->name, i,
                        kind_names[p->kind], kind_names[arg->kind]);
@@ -180,7 +186,7 @@ static od_status check_argument(const od_kernel *k, unsigned i, const od_arg *ar
 
 /* Also sums the local memory that the arguments ask for. */
 static od_status set_arguments(od_kernel *k, const od_arg *args, size_t count, uint64_t *local) {
-    if (count != k->parameter_count)
+    if (k->kernel && count != k->parameter_count)
         return od_fail(OD_ERR_ARGUMENT, "kernel %s:%s: expected %u arguments, found %zu", k->program, k->name,
                        k->parameter_count, count);
     for (unsigned i = 0; i < count; i++) {
@@ -199,7 +205,7 @@ static od_status set_arguments(od_kernel *k, const od_arg *args, size_t count, u
             value = NULL;
             *local += size;
         }
-        cl_int error = clSetKernelArg(k->kernel, i, size, value);
+        cl_int error = k->kernel ? clSetKernelArg(k->kernel, i, size, value) : CL_SUCCESS;
         if (error)
             return od_cl_fail(error, "clSetKernelArg", &k->device->info, "kernel %s:%s, argument %u of %zu bytes",
                               k->program, k->name, i, size);
@@ -233,6 +239,14 @@ static od_status check_range(const od_kernel *k, od_range *r, uint64_t local_byt
     return OD_OK;
 }
 
+static void note_use(od_kernel *k, const od_range *r, uint64_t local_bytes) {
+    const size_t group = r->local[0] * r->local[1] * r->local[2];
+    if (group > k->largest_group)
+        k->largest_group = group;
+    if (local_bytes > k->largest_argument_local)
+        k->largest_argument_local = local_bytes;
+}
+
 static cl_int enqueue(const od_kernel *k, const od_range *r, cl_event *event) {
     const od_device *device = k->device;
     cl_uint dimensions = r->global[2] > 1 ? 3 : r->global[1] > 1 ? 2 : 1;
@@ -251,6 +265,9 @@ od_status od_launch(od_kernel *k, od_range range, const od_arg *args, size_t arg
         status = check_range(k, &range, local);
     if (status)
         return status;
+    note_use(k, &range, local);
+    if (od_device_is_plan(device))
+        return OD_OK;
     cl_int error = enqueue(k, &range, device->profiling ? &event : NULL);
     if (error == CL_MEM_OBJECT_ALLOCATION_FAILURE) { /* drivers that allocate at first use */
         od_pool_empty(device);

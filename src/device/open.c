@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "device/internal.h"
+#include "device/plan.h"
 
 /* How many commands may wait unsent: a screen's watchdog counts the time of what is sent at once. */
 enum { FLUSH_EVERY = 8 };
@@ -44,7 +45,7 @@ static od_status open_queue(od_device *device) {
     return OD_OK;
 }
 
-static od_family resolve_family(od_family asked, od_device_type type) {
+od_family od_family_of(od_family asked, od_device_type type) {
     if (asked != OD_FAMILY_AUTO)
         return asked;
     return type == OD_DEVICE_CPU ? OD_FAMILY_CPU : OD_FAMILY_GPU;
@@ -68,7 +69,7 @@ od_status od_device_open(const char *spec, const od_device_options *options, od_
         goto out;
     }
     device->info = infos[index];
-    device->family = resolve_family(options->family, device->info.type);
+    device->family = od_family_of(options->family, device->info.type);
     device->profiling = options->profile;
     device->quirks = od_quirks_of(&device->info, device->info.note, sizeof device->info.note);
     device->caching = !options->no_cache && !(device->quirks.flags & OD_QUIRK_NO_BINARIES);
@@ -120,12 +121,16 @@ uint64_t od_device_loop_limit(const od_device *device) {
 
 od_status od_device_flush(od_device *device) {
     device->unflushed = 0;
+    if (od_device_is_plan(device))
+        return OD_OK;
     cl_int error = clFlush(device->queue);
     return error ? od_cl_fail(error, "clFlush", &device->info, "%s", "") : OD_OK;
 }
 
 od_status od_device_finish(od_device *device) {
     device->unflushed = 0;
+    if (od_device_is_plan(device))
+        return OD_OK;
     cl_int error = clFinish(device->queue);
     return error ? od_cl_fail(error, "clFinish", &device->info, "%s", "") : OD_OK;
 }

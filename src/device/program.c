@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "device/embedded.h"
 #include "device/internal.h"
+#include "device/plan.h"
 
 enum { LOG_MAX = 48 * 1024, PROGRAMS_MAX = 256 };
 
@@ -35,8 +36,7 @@ static char *join(const char *const *pieces) {
     return text;
 }
 
-/* The embedded source of a program, malloc'd. */
-static od_status find_source(const char *name, char **source) {
+od_status od_program_source(const char *name, char **source) {
     const char *names[PROGRAMS_MAX + 1] = {NULL};
     size_t i = 0;
     for (; od_cl_programs[i].name && strcmp(od_cl_programs[i].name, name) != 0; i++)
@@ -51,13 +51,13 @@ static od_status find_source(const char *name, char **source) {
     return *source ? OD_OK : od_fail(OD_ERR_MEMORY, "no memory for the source of %s.cl", name);
 }
 
-static char *all_options(const od_device *device, const char *options) {
+od_status od_program_options(const od_device *device, const char *options, char **all) {
     const char *type = device->info.type == OD_DEVICE_CPU ? "-DOD_DEVICE_CPU=1" : "-DOD_DEVICE_GPU=1";
-    char *text = NULL;
-    if (asprintf(&text, "-cl-std=CL1.2 -cl-mad-enable -cl-kernel-arg-info %s %s %s", type, device->quirks.options,
-                 options) < 0)
-        return NULL;
-    return text;
+    if (asprintf(all, "-cl-std=CL1.2 -cl-mad-enable -cl-kernel-arg-info %s %s %s", type, device->quirks.options,
+                 options) >= 0)
+        return OD_OK;
+    *all = NULL;
+    return od_fail(OD_ERR_MEMORY, "no memory for build options");
 }
 
 /* ---- builds ------------------------------------------------------------------------------------------------------ */
@@ -147,12 +147,8 @@ static od_status make_program(od_device *device, od_program *p, bool fresh) {
     size_t bytes = 0;
     bool rejected = false;
     double begin = now();
-    if ((status = find_source(p->name, &source)))
+    if ((status = od_program_source(p->name, &source)) || (status = od_program_options(device, p->options, &options)))
         goto out;
-    if (!(options = all_options(device, p->options))) {
-        status = od_fail(OD_ERR_MEMORY, "no memory for the options of %s.cl", p->name);
-        goto out;
-    }
     od_cache_key(p->key, device, source, options);
     if (device->caching && !fresh && (binary = od_cache_load(p->key, &bytes, &rejected))) {
         p->program = build_binary(device, options, binary, bytes);

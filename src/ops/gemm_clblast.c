@@ -112,6 +112,7 @@ od_status od_gemm_clblast(od_device *device, const od_gemm_call *call) {
 
 #include "base/log.h"
 #include "device/native.h"
+#include "device/plan.h"
 
 /* ---- parameters from tuning rows --------------------------------------------------------------------------------- */
 
@@ -294,6 +295,8 @@ void od_gemm_clblast_check(od_device *device) {
     if (!r)
         return;
     memcpy(r->device, key, sizeof key);
+    if (od_device_is_plan(device))
+        snprintf(r->refusal, sizeof r->refusal, "the device is only described");
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0] && !r->refusal[0]; i++) {
         double error = INFINITY;
         if (product_error(device, shapes[i], &error) != OD_OK)
@@ -301,7 +304,7 @@ void od_gemm_clblast_check(od_device *device) {
         else if (!(error < 1e-5))
             snprintf(r->refusal, sizeof r->refusal, "wrong results in its check (relative error %.1e)", error);
     }
-    if (r->refusal[0])
+    if (r->refusal[0] && !od_device_is_plan(device))
         od_log(OD_LOG_WARN, "CLBlast is not used on %s: %s", od_device_get_info(device)->name, r->refusal);
     pthread_mutex_lock(&results_mutex);
     r->next = results;
