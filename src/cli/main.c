@@ -20,6 +20,7 @@ static const struct {
     {"export", "write a run's encoder with torchvision's names", cmd_export},
     {"fetch", "download a data set", cmd_fetch},
     {"report", "one page of curves and heads of runs", cmd_report},
+    {"study", "compare prediction heads over seeds", cmd_study},
     {"theory", "watch the paper's theory in the small", cmd_theory},
     {"bench", "time matrix products, convolutions or a training step", cmd_bench},
     {"matrix", "what is right, and how fast, on each device", cmd_matrix},

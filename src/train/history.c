@@ -231,11 +231,13 @@ od_status od_history_head(float **w, int *d, const char *run) {
     size_t side = t->shape[0];
     stored = malloc(t->bytes); /* (outputs, inputs) */
     *w = malloc(t->bytes);
-    if (!stored || !*w)
+    if (!stored || !*w) {
         status = od_fail(OD_ERR_MEMORY, "%s: no memory for a head of %zux%zu", path, side, side);
-    else
-        status = od_safetensors_read(file, t, stored);
-    for (size_t i = 0; i < side * side && !status; i++)
+        goto out;
+    }
+    if ((status = od_safetensors_read(file, t, stored)))
+        goto out;
+    for (size_t i = 0; i < side * side; i++)
         (*w)[i] = stored[i % side * side + i / side];
     *d = (int)side;
 out:
