@@ -101,11 +101,8 @@ Test(tuning, bad_rows_are_ignored, .init = init, .fini = scratch_remove) {
         "null",
     };
     char rows[8192] = "";
-    for (size_t i = 0; i < OD_COUNT(bad); i++) {
-        if (i)
-            strcat(rows, ",");
-        strcat(rows, bad[i]);
-    }
+    for (size_t i = 0, at = 0; i < OD_COUNT(bad); i++)
+        at += (size_t)snprintf(rows + at, sizeof rows - at, "%s%s", i ? "," : "", bad[i]);
     user_rows(rows);
     cr_assert_eq(looked_up("a"), -41);
 }
@@ -118,7 +115,7 @@ Test(tuning, a_corrupt_file_is_ignored, .init = init, .fini = scratch_remove) {
 Test(tuning, kept_rows_come_back, .init = init, .fini = scratch_remove) {
     od_tuning_row row = {
         .key = OD_TUNING_VENDOR, .match = "Acme", .variant = "test_variant", .shape = "a", .count = 1, .gain = 1.25};
-    (void)strcpy(row.settings[0].name, "tile");
+    (void)snprintf(row.settings[0].name, sizeof row.settings[0].name, "tile");
     row.settings[0].value = 8;
     OD_MUST(od_tuning_user_keep(&row));
     row.settings[0].value = 2; /* in place of the first */

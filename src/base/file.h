@@ -24,8 +24,8 @@ od_status od_dir_make(const char *path); /* with its parents; fine if it is ther
 /* "dir/name", or name alone where it is absolute or dir is empty; malloc'd, NULL without memory. */
 char *od_path_join(const char *dir, const char *name);
 
-/* $XDG_DATA_HOME/offdiag or ~/.local/share/offdiag. make: where it is not there, with mode 0700; refused if it is a link,
- * not ours, or open to others' writing. malloc'd. */
+/* $XDG_DATA_HOME/offdiag or ~/.local/share/offdiag. make: where it is not there, with mode 0700; refused if it is a
+ * link, not ours, or open to others' writing. malloc'd. */
 od_status od_data_dir(bool make, char **path);
 
 /* $XDG_CACHE_HOME/offdiag or ~/.cache/offdiag, made with mode 0700; refused if it is a link, or not ours alone.

@@ -95,8 +95,7 @@ static void describe_architecture(cl_device_id device, od_device_info *info) {
              device_info(device, COMPUTE_CAPABILITY_MAJOR_NV, &major, sizeof major) &&
              device_info(device, COMPUTE_CAPABILITY_MINOR_NV, &minor, sizeof minor))
         (void)snprintf(to, size, "sm_%u%u", major, minor);
-    else if (od_contains_nocase(info->vendor, "intel") &&
-             device_info(device, IP_VERSION_INTEL, &major, sizeof major))
+    else if (od_contains_nocase(info->vendor, "intel") && device_info(device, IP_VERSION_INTEL, &major, sizeof major))
         (void)snprintf(to, size, "intel %u.%u", major >> 22, (major >> 14) & 255);
 }
 

@@ -59,7 +59,7 @@ typedef struct resnet {
 static od_status add_block(od_block *k, const od_builder *b, cursor *at, const resnet *r, int stage, int index,
                            int channels) {
     const int stride = stage > 0 && index == 0 ? 2 : 1, c_out = r->bottleneck ? 4 * channels : channels;
-    const int basic[] = {3, 3}, bottleneck[] = {1, 3, 1}, *kernels = r->bottleneck ? bottleneck : basic;
+    const int basic[] = {3, 3, 0}, bottleneck[] = {1, 3, 1}, *kernels = r->bottleneck ? bottleneck : basic;
     const int strided = r->bottleneck ? 1 : 0; /* torchvision's ResNet v1.5: in the 3x3 */
     od_status status = OD_OK;
     cursor in = *at;

@@ -17,8 +17,8 @@ typedef struct od_variant {
 size_t od_variant_choose(const od_device *device, const char *operation, const od_variant *variants, size_t count,
                          const void *shape);
 
-/* How many variants that accept are passed over, as if they had refused: for checks that want the second choice too. Not
- * for use while another thread chooses. */
+/* How many variants that accept are passed over, as if they had refused: for checks that want the second choice too.
+ * Not for use while another thread chooses. */
 extern size_t od_variant_pass_over;
 
 /* The operations of this process that had faster variants and yet ran `ref`; ends with NULL. */
