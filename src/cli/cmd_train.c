@@ -106,6 +106,7 @@ static void summarise(const od_train_config *c, const train_args *args, const od
     printf("%-16s%s (config.json, metrics.jsonl, checkpoint.safetensors)\n", "Run", c->out);
     printf("%-16soffdiag eval %s --protocol linear\n", "Try next", c->out);
     printf("%-16soffdiag export %s --out encoder.safetensors\n", "", c->out);
+    printf("%-16soffdiag report %s\n", "", c->out);
     if (c->head != OD_HEAD_NONE)
         printf("%-16soffdiag train%s%s --head none   (the same without a head: it collapses)\n", "",
                args->preset[0] ? " --preset " : "", args->preset);

@@ -62,6 +62,7 @@ static void add_loss(od_history *h, binning *b, double step, double loss) {
         }
         h->loss_count /= 2;
         b->width *= 2;
+        return; /* the present point becomes as wide as the others first */
     }
     double *point = h->losses[h->loss_count++];
     point[0] = step;

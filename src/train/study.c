@@ -97,8 +97,10 @@ od_status od_study_load(od_study_config *config, const char *out, bool *found) {
     char *path = od_path_join(out, "study.json");
     json_t *document = NULL;
     od_study_config read = *config;
-    od_status status = path ? OD_OK : od_fail(OD_ERR_MEMORY, "no memory for a path");
-    *found = path && access(path, F_OK) == 0;
+    od_status status = OD_OK;
+    if (!path)
+        return od_fail(OD_ERR_MEMORY, "no memory for a path");
+    *found = access(path, F_OK) == 0;
     if (*found && !(status = od_json_read(path, &document))) {
         if (!unpack(&read, document))
             status = od_fail(OD_ERR_FORMAT, "%s: not what a study writes there", path);
@@ -157,9 +159,11 @@ static od_status check_run(const od_study *s, const od_study_run *r) {
     const od_train_config wanted = config_of(s, r);
     od_train_config found;
     char *path = od_path_join(r->dir, "config.json");
-    od_status status = path ? OD_OK : od_fail(OD_ERR_MEMORY, "no memory for a path");
+    od_status status = OD_OK;
+    if (!path)
+        return od_fail(OD_ERR_MEMORY, "no memory for a path");
     od_train_config_default(&found);
-    if (!status && access(path, F_OK) == 0 && !(status = od_train_config_file(&found, path))) {
+    if (access(path, F_OK) == 0 && !(status = od_train_config_file(&found, path))) {
         const char *differs = od_train_config_difference(&wanted, &found);
         if (differs)
             status = od_fail(OD_ERR_USAGE, "%s was run with another --%s: another --out, or the options of then",
