@@ -59,7 +59,6 @@ typedef struct resnet {
 static od_status add_block(od_block *k, const od_builder *b, cursor *at, const resnet *r, int stage, int index,
                            int channels) {
     const int stride = stage > 0 && index == 0 ? 2 : 1, c_out = r->bottleneck ? 4 * channels : channels;
-    const int basic[] = {3, 3, 0}, bottleneck[] = {1, 3, 1}, *kernels = r->bottleneck ? bottleneck : basic;
     const int strided = r->bottleneck ? 1 : 0; /* torchvision's ResNet v1.5: in the 3x3 */
     od_status status = OD_OK;
     cursor in = *at;
@@ -69,7 +68,7 @@ static od_status add_block(od_block *k, const od_builder *b, cursor *at, const r
     for (int i = 0; i < k->convs; i++) {
         snprintf(conv, sizeof conv, "backbone.layer%d.%d.conv%d", stage + 1, index, i + 1);
         snprintf(bn, sizeof bn, "backbone.layer%d.%d.bn%d", stage + 1, index, i + 1);
-        if ((status = add_conv(&k->conv[i], b, at, conv, bn, kernels[i], i == strided ? stride : 1,
+        if ((status = add_conv(&k->conv[i], b, at, conv, bn, r->bottleneck && i != 1 ? 1 : 3, i == strided ? stride : 1,
                                i == k->convs - 1 ? c_out : channels, true)))
             return status;
     }
