@@ -20,6 +20,8 @@ static const od_option rows[] = {
     OD_OPT_FLAG(T, list, "list", "only list the rows"),
     OD_OPT_HEADING("Other forms"),
     OD_OPT_FLAG(T, merge, "merge", "one table from the JSON files of several machines"),
+    OD_OPT_FLAG(T, offline, "offline",
+                "every kernel through the vendors' compilers, no device needed; --device: gfx90a,sm_80,..."),
     OD_OPT_HEADING("Output"),
     OD_OPT_FLAG(T, json, "json", "one JSON document"),
     OD_OPT_FLAG(T, markdown, "markdown", "a Markdown table"),
@@ -135,6 +137,8 @@ od_status cmd_matrix(int argc, char **argv) {
         return status;
     if (o.merge)
         return merge(&o, &files);
+    if (o.offline)
+        return od_matrix_offline(&o);
     const ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
     if (length < 0)
         return od_fail(OD_ERR_IO, "/proc/self/exe: cannot find this program's own file");

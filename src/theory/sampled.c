@@ -215,14 +215,10 @@ static od_status train(job *j, const double *steps, size_t rows, double *paths) 
     return status ? status : fetch_last(j, rows, paths);
 }
 
-od_status theory_sampled(const od_theory_config *c, const od_theory_state *starts, const double *steps, size_t rows,
-                         double *paths, double *seconds, char device[256]) {
-    job j = {.c = c};
-    const od_device_options options = {.family = c->kernels};
-    od_status status = od_device_open(c->device[0] ? c->device : NULL, &options, &j.device);
-    if (status)
-        return status;
-    snprintf(device, 256, "%s", od_device_get_info(j.device)->name);
+od_status theory_sampled_on(od_device *device, const od_theory_config *c, const od_theory_state *starts,
+                            const double *steps, size_t rows, double *paths, double *seconds) {
+    job j = {.c = c, .device = device};
+    od_status status;
     if ((status = prepare(&j, starts)) || (status = od_device_finish(j.device)))
         goto out;
     double began = now();
@@ -236,6 +232,18 @@ out:
     od_buffer_release(j.counts);
     od_buffer_release(j.features);
     od_buffer_release(j.strengths);
-    od_device_close(j.device);
+    return status;
+}
+
+od_status theory_sampled(const od_theory_config *c, const od_theory_state *starts, const double *steps, size_t rows,
+                         double *paths, double *seconds, char name[256]) {
+    const od_device_options options = {.family = c->kernels};
+    od_device *device = NULL;
+    od_status status = od_device_open(c->device[0] ? c->device : NULL, &options, &device);
+    if (status)
+        return status;
+    snprintf(name, 256, "%s", od_device_get_info(device)->name);
+    status = theory_sampled_on(device, c, starts, steps, rows, paths, seconds);
+    od_device_close(device);
     return status;
 }

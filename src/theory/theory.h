@@ -32,7 +32,10 @@ void theory_expected(const od_theory_config *c, const od_theory_state *start, co
                      double *path);
 
 /* All seeds on a device: paths (seeds, rows, columns). */
+od_status theory_sampled_on(od_device *device, const od_theory_config *c, const od_theory_state *starts,
+                            const double *steps, size_t rows, double *paths, double *seconds);
+/* The same on the device of the setting; and its name. */
 od_status theory_sampled(const od_theory_config *c, const od_theory_state *starts, const double *steps, size_t rows,
-                         double *paths, double *seconds, char device[256]);
+                         double *paths, double *seconds, char name[256]);
 
 #endif
