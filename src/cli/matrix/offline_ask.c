@@ -193,7 +193,7 @@ static od_status collect(od_wanted_list *list, const od_device *device) {
         od_wanted *program = find_program(list, uses[i].program, uses[i].options);
         if (!program)
             status = add_program(list, device, &uses[i], &program);
-        if (!status)
+        if (!status && program)
             status = add_kernel(program, &uses[i], od_device_family(device) != OD_FAMILY_REF);
     }
     free(uses);

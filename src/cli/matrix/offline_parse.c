@@ -200,7 +200,7 @@ od_status od_parse_ptxas(const char *text, const char *origin, od_usage_list *ou
             }
             u = &out->rows[out->count - 1];
             u->simd = 32;
-            good = copy_name(u->name, found + sizeof entry - 1, "'");
+            good = found[sizeof entry - 1] != '\'' && copy_name(u->name, found + sizeof entry - 1, "'");
         } else if (u && strstr(line, "bytes spill stores"))
             good = u->spill_bytes >= 0 || ptxas_memory(u, line); /* functions that it calls follow */
         else if (u && (found = strstr(line, ": Used ")))

@@ -148,7 +148,7 @@ static od_status print_kernels(FILE *f, const od_offline *r, bool markdown) {
         return od_fail(OD_ERR_MEMORY, "no memory for %zu rows", r->row_count);
     for (size_t i = 0; i < r->row_count; i++)
         rows[i] = &r->rows[i];
-    qsort((void *)rows, r->row_count, sizeof *rows, by_kernel);
+    qsort((void *)rows, r->row_count, sizeof(const od_offline_row *), by_kernel);
     if (markdown) {
         size_t columns = 3;
         (void)fprintf(f, "| kernel | group | local |");
