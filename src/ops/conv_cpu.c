@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "ops/conv_impl.h"
+#include "ops/tunable.h"
 
 /* Register tiles by the width of the device's float vectors: accumulators, the loaded vectors and one broadcast must
  * fit the register file (AVX-512: 32 registers of 16 floats; AVX2: 16 of 8; NEON: 32 of 4). Rows are pixels (forward,
@@ -38,14 +39,38 @@ enum {
     MAX_PART_BYTES = 1 << 26,    /* partial sums of backward by weights */
 };
 
+/* Both passes' tables begin alike. */
+enum { TUNED_VECS, TUNED_ROWS, TUNED_BLOCKS, TUNED_PANEL_FIRST, TUNED_GROUPED, TUNED_SLAB = TUNED_PANEL_FIRST };
+
+#define BY_WIDTH "by the native vector width; as many as registers hold"
+const od_tuning_table od_conv_cpu_table = {
+    .variant = "conv_cpu_direct",
+    .shape = OD_CONV_PLAN_CLASSES,
+    .parameters = {{"vecs", OD_TUNING_VALUES(1, 2, 3, 4), BY_WIDTH},
+                   {"rows", OD_TUNING_VALUES(4, 6, 8, 10, 12, 13, 14), BY_WIDTH},
+                   {"blocks", OD_TUNING_VALUES(4, 8, 16, 32, 64, 128), "32 work-groups a core"},
+                   {"panel_first", OD_TUNING_VALUES(0, 1), "1 with weights of up to 512 KiB"},
+                   {"grouped", OD_TUNING_VALUES(0, 1), "1 where a tile's rows of as many images take up to 512 KiB"}},
+    .count = 5,
+};
+const od_tuning_table od_conv_cpu_weight_table = {
+    .variant = "conv_cpu_direct_weight",
+    .shape = OD_CONV_PLAN_CLASSES,
+    .parameters = {{"vecs", OD_TUNING_VALUES(1, 2, 3, 4), BY_WIDTH},
+                   {"rows", OD_TUNING_VALUES(4, 6, 8, 10, 12, 13, 14), "the one of two, by width, that wastes less"},
+                   {"blocks", OD_TUNING_VALUES(4, 8, 16, 32, 64, 128), "32 work-groups a core"},
+                   {"slab", OD_TUNING_VALUES(64, 128, 256, 512), "256 pixels"}},
+    .count = 4,
+};
+
 typedef struct cpu_conv {
     od_device *device;
     unsigned pass;
     od_conv_shape shape;
     od_conv_gather gather;
-    const cpu_tile *tile;
-    int rows, cols;
-    int panels; /* of cols output channels */
+    int vw, tuned[OD_TUNING_PARAMETERS];
+    int rows, cols; /* of the register tile */
+    int panels;     /* of cols output channels */
     od_buffer *zeros;
     od_kernel *pack, *main, *pad, *sum;
 } cpu_conv;
@@ -107,18 +132,19 @@ static void cpu_destroy(void *state) {
 
 static od_status get_kernels(cpu_conv *c) {
     char options[160];
-    const cpu_tile *t = c->tile;
-    bool back = c->pass == OD_CONV_BACKWARD_DATA;
-    snprintf(options, sizeof options, "-DVW=%d -DVECS=%d -DROWS=%d -cl-fast-relaxed-math", t->vw, t->vecs, t->rows);
+    const int vecs = c->tuned[TUNED_VECS];
+    bool back = c->pass == OD_CONV_BACKWARD_DATA, weight = c->pass == OD_CONV_BACKWARD_WEIGHT;
+    snprintf(options, sizeof options, "-DVW=%d -DVECS=%d -DROWS=%d -cl-fast-relaxed-math", c->vw, vecs,
+             weight ? tile_of(c->device)->rows : c->rows);
     od_status status = od_kernel_get(c->device, "conv_cpu", options, "conv_pad", &c->pad);
     if (!status)
         status = od_kernel_get(c->device, "conv_cpu", options, back ? "conv_pack_transposed" : "conv_pack", &c->pack);
     if (!status)
         status = od_kernel_get(c->device, "conv_cpu", options, "conv_direct", &c->main);
-    if (status || c->pass != OD_CONV_BACKWARD_WEIGHT)
+    if (status || !weight)
         return status;
-    snprintf(options, sizeof options, "-DVW=%d -DVECS=%d -DROWS=%d -DSLAB=%d -cl-fast-relaxed-math", t->vw, t->vecs,
-             c->rows, t->slab);
+    snprintf(options, sizeof options, "-DVW=%d -DVECS=%d -DROWS=%d -DSLAB=%d -cl-fast-relaxed-math", c->vw, vecs,
+             c->rows, c->tuned[TUNED_SLAB]);
     status = od_kernel_get(c->device, "conv_cpu_weight", options, "conv_direct_weight", &c->main);
     if (!status)
         status = od_kernel_get(c->device, "conv_cpu_weight", options, "conv_weight_sum", &c->sum);
@@ -130,6 +156,37 @@ static int weight_rows(const cpu_tile *t, int run) {
     int first = od_div_up(run, t->weight_rows) * t->weight_rows;
     int second = od_div_up(run, t->weight_rows2) * t->weight_rows2;
     return first * 10 <= second * 11 ? t->weight_rows : t->weight_rows2;
+}
+
+static size_t packed_floats(const cpu_conv *c) {
+    return (size_t)c->panels * c->gather.taps * c->gather.run * c->cols;
+}
+
+/* The plan's parameters, and whether a tuning row sets some. */
+static bool choose(cpu_conv *c, const char *class) {
+    const od_conv_gather *g = &c->gather;
+    const cpu_tile *t = tile_of(c->device);
+    const bool weight = c->pass == OD_CONV_BACKWARD_WEIGHT;
+    int *v = c->tuned;
+    c->vw = t->vw;
+    c->rows = v[TUNED_ROWS] = weight ? weight_rows(t, g->run) : t->rows;
+    v[TUNED_VECS] = t->vecs;
+    c->cols = t->vw * t->vecs;
+    c->panels = od_div_up(g->c_out, c->cols);
+    v[TUNED_BLOCKS] = BLOCKS_PER_CORE;
+    if (weight)
+        v[TUNED_SLAB] = t->slab;
+    else {
+        const int64_t under = (int64_t)t->rows * c->shape.kernel_h * g->w_in * g->pitch * (int64_t)sizeof(float);
+        v[TUNED_PANEL_FIRST] = packed_floats(c) * sizeof(float) <= PANEL_MAJOR_BYTES;
+        v[TUNED_GROUPED] = under <= GROUP_BYTES;
+    }
+    const bool tuned = !od_device_loop_limit(c->device) && /* whose bounds know the default tiles alone */
+                       od_tuning_lookup(c->device, weight ? &od_conv_cpu_weight_table : &od_conv_cpu_table, class, v);
+    c->rows = v[TUNED_ROWS];
+    c->cols = t->vw * v[TUNED_VECS];
+    c->panels = od_div_up(g->c_out, c->cols);
+    return tuned;
 }
 
 /* Written, not filled: Oclgrind takes what clEnqueueFillBuffer wrote for uninitialised. */
@@ -151,18 +208,21 @@ static od_status cpu_create(od_device *device, const od_conv_shape *shape, unsig
     c->device = device;
     c->pass = pass;
     c->shape = *shape;
-    c->tile = tile_of(device);
-    c->cols = c->tile->vw * c->tile->vecs;
+    const bool weight = pass == OD_CONV_BACKWARD_WEIGHT;
+    char class[64];
+    bool tuned;
+    od_conv_class(class, pass, shape, 0);
     od_status status = od_conv_gather_create(device, shape, pass, shape->c_in <= NARROW_CHANNELS, &c->gather);
     if (status)
         goto out;
-    const od_conv_gather *g = &c->gather;
-    c->rows = pass == OD_CONV_BACKWARD_WEIGHT ? weight_rows(c->tile, g->run) : c->tile->rows;
-    c->panels = od_div_up(g->c_out, c->cols);
-    status = get_kernels(c);
-    if (status || pass == OD_CONV_BACKWARD_WEIGHT)
+    do {
+        tuned = choose(c, class);
+        status = get_kernels(c);
+    } while (tuned && status == OD_ERR_BUILD &&
+             od_tuning_reject(device, weight ? &od_conv_cpu_weight_table : &od_conv_cpu_table, class));
+    if (status || weight)
         goto out;
-    status = od_conv_create_zeros(device, (size_t)g->run * sizeof(float), &c->zeros);
+    status = od_conv_create_zeros(device, (size_t)c->gather.run * sizeof(float), &c->zeros);
 out:
     if (status) {
         cpu_destroy(c);
@@ -174,8 +234,7 @@ out:
 
 static size_t cpu_packed_size(const void *state, int n) {
     (void)n;
-    const cpu_conv *c = state;
-    return (size_t)c->panels * c->gather.taps * c->gather.run * c->cols;
+    return packed_floats(state);
 }
 
 static od_status cpu_pack(void *state, od_span packed, od_span w) {
@@ -215,15 +274,14 @@ static od_status cpu_run(void *state, const od_conv_args *args) {
     if (!status) {
         int map = g->grid_h * g->grid_w, cores = (int)od_device_get_info(c->device)->compute_units;
         int64_t pixels = (int64_t)args->n * map;
-        int64_t blocks = od_div_up(cores * BLOCKS_PER_CORE, c->panels);
+        int64_t blocks = od_div_up(cores * c->tuned[TUNED_BLOCKS], c->panels);
         int64_t block = (pixels + blocks - 1) / blocks;
         block = (block + c->rows - 1) / c->rows * c->rows;
         const int64_t limit = (int64_t)od_device_loop_limit(c->device), most = limit / tile_rounds(&c->shape) * c->rows;
         block = limit && block > most ? most : block;
         blocks = (pixels + block - 1) / block;
-        int64_t under = (int64_t)c->rows * c->shape.kernel_h * g->w_in * g->pitch * (int64_t)sizeof(float);
-        int group = under <= GROUP_BYTES && args->n >= c->rows ? c->rows : 1;
-        bool panel_first = cpu_packed_size(c, args->n) * sizeof(float) <= PANEL_MAJOR_BYTES;
+        int group = c->tuned[TUNED_GROUPED] && args->n >= c->rows ? c->rows : 1;
+        bool panel_first = c->tuned[TUNED_PANEL_FIRST];
         od_range range = panel_first ? OD_RANGE3(c->panels, blocks, g->classes, 1, 1, 1)
                                      : OD_RANGE3(blocks, c->panels, g->classes, 1, 1, 1);
         range = od_conv_work(range, &c->shape, args->n, od_conv_flop(&c->shape, args->n), od_conv_weights(&c->shape));
@@ -247,7 +305,7 @@ typedef struct weight_cut {
 
 static weight_cut cut_weight(const cpu_conv *c, int n) {
     const od_conv_gather *g = &c->gather;
-    int want = BLOCKS_PER_CORE * (int)od_device_get_info(c->device)->compute_units;
+    int want = c->tuned[TUNED_BLOCKS] * (int)od_device_get_info(c->device)->compute_units;
     weight_cut cut = {.taps_in_group = g->taps, .groups = 1};
     cut.part = (size_t)c->panels * g->taps * od_div_up(g->run, c->rows) * c->rows * c->cols;
     if (c->panels * 4 >= want && g->taps > 1) {
@@ -257,7 +315,7 @@ static weight_cut cut_weight(const cpu_conv *c, int n) {
     int64_t pixels = (int64_t)n * g->grid_h * g->grid_w;
     int64_t chunks = od_div_up(want, c->panels * cut.groups);
     int64_t most = MAX_PART_BYTES / (int64_t)(cut.part * sizeof(float));
-    int64_t useful = (pixels + c->tile->slab - 1) / c->tile->slab;
+    int64_t useful = (pixels + c->tuned[TUNED_SLAB] - 1) / c->tuned[TUNED_SLAB];
     chunks = chunks < most ? chunks : most;
     chunks = chunks < useful ? chunks : useful;
     const int64_t limit = (int64_t)od_device_loop_limit(c->device);
@@ -278,7 +336,7 @@ static weight_cut cut_weight(const cpu_conv *c, int n) {
  */
 static int readable_columns(const cpu_conv *c, int c_out) {
     int full = c_out / c->cols * c->cols, rest = c_out - full;
-    return full + (rest == 0 ? 0 : rest <= c->tile->vw ? c->tile->vw : c->cols);
+    return full + (rest == 0 ? 0 : rest <= c->vw ? c->vw : c->cols);
 }
 
 static od_status weight_run(cpu_conv *c, const od_conv_args *args) {

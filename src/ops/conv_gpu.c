@@ -44,37 +44,89 @@ static uint64_t tile_count(const od_gpu_tile *t, uint64_t rows, uint64_t columns
     return (rows + t->bm - 1) / t->bm * ((columns + t->bn - 1) / t->bn) * layers;
 }
 
+static bool values_fit(const od_device *device, const int *v) {
+    const od_gpu_tile t = {v[0], v[1], v[2], v[3], v[4]};
+    const int items = (int)work_items(&t);
+    return items >= 32 && items <= 256 && t.bm * t.bk % (4 * items) == 0 && t.bn * t.bk % (4 * items) == 0 &&
+           2 * sizeof(float) * t.bk * (t.bm + t.bn + 8) <= 32768 && tile_fits(device, &t);
+}
+
+#define BY_FILL "the largest of 128x64x16, 64x64x8, 32x64x16 that gives each unit two work-groups"
+#define TILE_PARAMETERS                                                                                                \
+    {"bm", OD_TUNING_VALUES(32, 64, 128), BY_FILL}, {"bn", OD_TUNING_VALUES(32, 64, 128), BY_FILL},                    \
+        {"bk", OD_TUNING_VALUES(8, 16, 32), BY_FILL}, {"tm", OD_TUNING_VALUES(4, 8), "8, 8, 4 by tile"}, {             \
+        "tn", OD_TUNING_VALUES(4, 8), "4"                                                                              \
+    }
+const od_tuning_table od_conv_gpu_table = {
+    .variant = "conv_gpu",
+    .shape = OD_CONV_CLASSES,
+    .parameters = {TILE_PARAMETERS},
+    .count = 5,
+    .fits = values_fit,
+};
+const od_tuning_table od_conv_gpu_weight_table = {
+    .variant = "conv_gpu_weight",
+    .shape = OD_CONV_CLASSES,
+    .parameters = {TILE_PARAMETERS, {"per_unit", OD_TUNING_VALUES(2, 4, 8, 16, 32), "chunks for 8 work-groups a unit"}},
+    .count = 6,
+    .fits = values_fit,
+};
+
 od_range od_gpu_tile_range(const od_gpu_tile *t, uint64_t rows, uint64_t columns, uint64_t layers) {
     const size_t lx = t->bn / t->tn, ly = t->bm / t->tm;
     return OD_RANGE3((columns + t->bn - 1) / t->bn * lx, (rows + t->bm - 1) / t->bm * ly, layers, lx, ly, 1);
 }
 
-od_status od_gpu_tile_kernel(od_device *device, const char *program, const char *name, const char *more, uint64_t rows,
-                             uint64_t columns, uint64_t layers, od_gpu_tile *tile, od_kernel **kernel) {
+/* OD_ERR_UNSUPPORTED where the device runs too few work-items of it. */
+static od_status build_tile(od_device *device, const char *program, const char *name, const char *more,
+                            od_gpu_choice *choice) {
+    const od_gpu_tile *t = &choice->tile;
+    char options[160];
+    snprintf(options, sizeof options, "-DBM=%d -DBN=%d -DBK=%d -DTM=%d -DTN=%d %s", t->bm, t->bn, t->bk, t->tm, t->tn,
+             more);
+    od_status status = od_kernel_get(device, program, options, name, &choice->kernel);
+    if (!status && od_kernel_max_work_group(choice->kernel) < work_items(t))
+        status = od_fail(OD_ERR_UNSUPPORTED, "convolution: the device runs too few work-items of %s", name);
+    return status;
+}
+
+/* By the rule, without tuning rows: the first of the table to be tried. */
+static int first_tile(const od_device *device, uint64_t rows, uint64_t columns, uint64_t layers) {
     const uint64_t wanted = (uint64_t)GROUPS_PER_UNIT * od_device_get_info(device)->compute_units;
     int first = 0;
-    *tile = od_gpu_tiles[0];
+    if (od_gpu_tile_forced && tile_fits(device, &od_gpu_tiles[od_gpu_tile_forced - 1]))
+        return od_gpu_tile_forced - 1;
     for (int i = 0; i < OD_GPU_TILES; i++) /* the smallest that fits, unless a larger one fills the device */
         if (tile_fits(device, &od_gpu_tiles[i])) {
             first = i;
             if (tile_count(&od_gpu_tiles[i], rows, columns, layers) >= wanted)
                 break;
         }
-    if (od_gpu_tile_forced && tile_fits(device, &od_gpu_tiles[od_gpu_tile_forced - 1]))
-        first = od_gpu_tile_forced - 1;
-    for (int i = first; i < OD_GPU_TILES; i++) {
-        const od_gpu_tile *t = &od_gpu_tiles[i];
-        char options[160];
-        if (!tile_fits(device, t))
-            continue;
-        snprintf(options, sizeof options, "-DBM=%d -DBN=%d -DBK=%d -DTM=%d -DTN=%d %s", t->bm, t->bn, t->bk, t->tm,
-                 t->tn, more);
-        od_status status = od_kernel_get(device, program, options, name, kernel);
-        *tile = *t;
-        if (status || od_kernel_max_work_group(*kernel) >= work_items(t))
+    return first;
+}
+
+od_status od_gpu_tile_kernel(od_device *device, const char *program, const char *name, const char *more, uint64_t rows,
+                             uint64_t columns, uint64_t layers, const od_tuning_table *table, const char *class,
+                             od_gpu_choice *choice) {
+    const int first = first_tile(device, rows, columns, layers);
+    const od_gpu_tile *t = &od_gpu_tiles[first];
+    od_status status;
+    for (;;) {
+        int v[OD_TUNING_PARAMETERS] = {t->bm, t->bn, t->bk, t->tm, t->tn, CHUNK_GROUPS_PER_UNIT};
+        if (!od_tuning_lookup(device, table, class, v))
+            break;
+        *choice = (od_gpu_choice){{v[0], v[1], v[2], v[3], v[4]}, v[5], NULL};
+        status = build_tile(device, program, name, more, choice);
+        if ((status != OD_ERR_BUILD && status != OD_ERR_UNSUPPORTED) || !od_tuning_reject(device, table, class))
             return status;
     }
-    return od_fail(OD_ERR_UNSUPPORTED, "convolution: the device runs too few work-items of %s", name);
+    status = od_fail(OD_ERR_UNSUPPORTED, "convolution: the device has room for no tile of %s", name);
+    for (int i = first; i < OD_GPU_TILES && status == OD_ERR_UNSUPPORTED; i++)
+        if (tile_fits(device, &od_gpu_tiles[i])) {
+            *choice = (od_gpu_choice){od_gpu_tiles[i], CHUNK_GROUPS_PER_UNIT, NULL};
+            status = build_tile(device, program, name, more, choice);
+        }
+    return status;
 }
 
 int od_gpu_quads(int a, int b, const od_span *spans, size_t count) {
@@ -179,26 +231,26 @@ static od_status gpu_run(void *state, const od_conv_args *args) {
     const uint64_t pixels = (uint64_t)n * g->grid_h * g->grid_w, layers = (uint64_t)g->classes * args->groups;
     const od_span spans[] = {args->out, args->in, args->weights, args->affine, affine_at(args)};
     od_span partial = OD_NO_SPAN;
-    od_gpu_tile tile;
-    od_kernel *kernel;
-    char options[64];
+    od_gpu_choice choice;
+    char options[64], class[64];
+    od_conv_class(class, c->pass, &c->shape, args->n);
     snprintf(options, sizeof options, "-DQUADS=%d -DAFFINE=%d -DSTATS=%d",
              od_gpu_quads(c->shape.c_in, c->shape.c_out, spans, sizeof spans / sizeof *spans),
              args->affine.buffer != NULL, args->stats != NULL);
-    od_status status =
-        od_gpu_tile_kernel(c->device, "conv_gpu", "conv_gemm", options, pixels, g->c_out, layers, &tile, &kernel);
+    od_status status = od_gpu_tile_kernel(c->device, "conv_gpu", "conv_gemm", options, pixels, g->c_out, layers,
+                                          &od_conv_gpu_table, class, &choice);
     if (!status && args->stats) {
-        args->stats->parts = (int)((pixels + tile.bm - 1) / tile.bm);
+        args->stats->parts = (int)((pixels + choice.tile.bm - 1) / choice.tile.bm);
         status = od_span_borrow(c->device, (size_t)args->groups * args->stats->parts * 3 * g->c_out, &partial);
         args->stats->partial = partial;
     }
     if (status)
         return status;
-    od_range range = od_conv_work(od_gpu_tile_range(&tile, pixels, g->c_out, layers), &c->shape, args->n,
+    od_range range = od_conv_work(od_gpu_tile_range(&choice.tile, pixels, g->c_out, layers), &c->shape, args->n,
                                   od_conv_flop(&c->shape, args->n), od_conv_weights(&c->shape));
-    status = OD_LAUNCH(kernel, range, OD_SPAN(args->out), OD_SPAN(args->in), OD_SPAN(args->weights), OD_BUF(g->table),
-                       OD_I32(n), OD_I32(g->h_in), OD_I32(g->w_in), OD_I32(g->run), OD_I32(g->h_out), OD_I32(g->w_out),
-                       OD_I32(g->c_out), OD_I32(g->step_in), OD_I32(g->step_out), OD_I32(g->classes),
+    status = OD_LAUNCH(choice.kernel, range, OD_SPAN(args->out), OD_SPAN(args->in), OD_SPAN(args->weights),
+                       OD_BUF(g->table), OD_I32(n), OD_I32(g->h_in), OD_I32(g->w_in), OD_I32(g->run), OD_I32(g->h_out),
+                       OD_I32(g->w_out), OD_I32(g->c_out), OD_I32(g->step_in), OD_I32(g->step_out), OD_I32(g->classes),
                        OD_SPAN(args->affine), OD_U64(args->stride), OD_BUF(partial.buffer));
     return !status && args->stats ? od_gpu_stats_merge(c->device, args->stats, g->c_out) : status;
 }
@@ -208,11 +260,12 @@ typedef struct weight_cut {
     uint64_t chunk, chunks;
 } weight_cut;
 
-static weight_cut cut_weight(const gpu_conv *c, const od_gpu_tile *t, uint64_t rows, uint64_t pixels, uint64_t groups) {
+static weight_cut cut_weight(const gpu_conv *c, const od_gpu_choice *choice, uint64_t rows, uint64_t pixels,
+                             uint64_t groups) {
     const int columns = c->gather.c_out;
     const uint64_t units = od_device_get_info(c->device)->compute_units, limit = od_device_loop_limit(c->device);
     const uint64_t most = MAX_PART_BYTES / (rows * columns * sizeof(float)) / groups, useful = pixels / MIN_CHUNK;
-    uint64_t chunks = units * CHUNK_GROUPS_PER_UNIT / (tile_count(t, rows, columns, groups)) + 1;
+    uint64_t chunks = units * choice->per_unit / (tile_count(&choice->tile, rows, columns, groups)) + 1;
     chunks = chunks < MAX_CHUNKS ? chunks : MAX_CHUNKS;
     chunks = chunks < most ? chunks : most;
     chunks = chunks < useful ? chunks : useful;
@@ -231,26 +284,26 @@ static od_status gpu_weight_run(void *state, const od_conv_args *args) {
     const uint64_t pixels = args->n / groups * g->grid_h * g->grid_w;
     const uint64_t chunks = pixels / MIN_CHUNK < MAX_CHUNKS ? pixels / MIN_CHUNK + 1 : MAX_CHUNKS;
     const od_span spans[] = {args->in, args->grad};
-    od_gpu_tile tile;
-    od_kernel *kernel;
+    od_gpu_choice choice;
     od_span part;
-    char options[64];
+    char options[64], class[64];
+    od_conv_class(class, c->pass, &c->shape, args->n);
     snprintf(options, sizeof options, "-DQUADS=%d -DAFFINE=%d",
              od_gpu_quads(c->shape.c_in, c->shape.c_out, spans, sizeof spans / sizeof *spans),
              args->affine.buffer != NULL);
     od_status status = od_gpu_tile_kernel(c->device, "conv_gpu_weight", "conv_gemm_weight", options, rows, g->c_out,
-                                          chunks * groups, &tile, &kernel);
+                                          chunks * groups, &od_conv_gpu_weight_table, class, &choice);
     if (status)
         return status;
-    const weight_cut cut = cut_weight(c, &tile, rows, pixels, groups);
+    const weight_cut cut = cut_weight(c, &choice, rows, pixels, groups);
     const uint64_t parts = cut.chunks * groups;
     if ((status = od_span_borrow(c->device, count * parts, &part)))
         return status;
-    od_range range = od_conv_work(od_gpu_tile_range(&tile, rows, g->c_out, parts), &c->shape, args->n,
+    od_range range = od_conv_work(od_gpu_tile_range(&choice.tile, rows, g->c_out, parts), &c->shape, args->n,
                                   od_conv_flop(&c->shape, args->n), (double)count * parts);
-    status = OD_LAUNCH(kernel, range, OD_BUF(part.buffer), OD_SPAN(args->in), OD_SPAN(args->grad), OD_BUF(g->table),
-                       OD_I32((int)(args->n / groups)), OD_I32(g->h_in), OD_I32(g->w_in), OD_I32(g->run),
-                       OD_I32(g->c_out), OD_I32(g->step_in), OD_I32((int)cut.chunks), OD_U64(cut.chunk),
+    status = OD_LAUNCH(choice.kernel, range, OD_BUF(part.buffer), OD_SPAN(args->in), OD_SPAN(args->grad),
+                       OD_BUF(g->table), OD_I32((int)(args->n / groups)), OD_I32(g->h_in), OD_I32(g->w_in),
+                       OD_I32(g->run), OD_I32(g->c_out), OD_I32(g->step_in), OD_I32((int)cut.chunks), OD_U64(cut.chunk),
                        OD_SPAN(args->affine), OD_U64(args->stride));
     if (!status)
         status =

@@ -3,6 +3,7 @@
 #define OPS_CONV_GPU_H
 
 #include "ops/conv_impl.h"
+#include "ops/tunable.h"
 
 /* A tile of bm x bn, tm x tn of it for each work-item, in steps of bk; two local buffers. As cl/conv_gpu.clh wants it:
  * tm and tn multiples of 4, bm*bk and bn*bk multiples of 4 * work-items. */
@@ -16,11 +17,19 @@ extern int od_gpu_tile_forced;                       /* for tests: 1 .. OD_GPU_T
 /* Whether the device can run any of them. */
 bool od_gpu_tiles_fit(const od_device *device);
 
-/* The kernel with the tile of this size: the largest that the device can run and that gives each compute unit two
- * work-groups for rows x columns of each of `layers` products; where none does, the smallest. `more`: further options.
- */
+/* A kernel with a tile. */
+typedef struct od_gpu_choice {
+    od_gpu_tile tile;
+    int per_unit; /* work-groups for each compute unit that backward by weights cuts chunks for */
+    od_kernel *kernel;
+} od_gpu_choice;
+
+/* For rows x columns of each of `layers` products: the tile that a tuning row of `table` (the tile's five sizes, then
+ * per_unit) says for the class; or else the largest that the device can run and that gives each compute unit two
+ * work-groups; where none does, the smallest. `more`: further build options. */
 od_status od_gpu_tile_kernel(od_device *device, const char *program, const char *name, const char *more, uint64_t rows,
-                             uint64_t columns, uint64_t layers, od_gpu_tile *tile, od_kernel **kernel);
+                             uint64_t columns, uint64_t layers, const od_tuning_table *table, const char *class,
+                             od_gpu_choice *choice);
 
 /* Work-groups (columns, rows, layers) with this tile. */
 od_range od_gpu_tile_range(const od_gpu_tile *tile, uint64_t rows, uint64_t columns, uint64_t layers);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "ops/conv_impl.h"
+#include "ops/tunable.h"
 
 /* Register tiles by the width of the device's float vectors, as in conv_cpu.c. */
 typedef struct winograd_tile {
@@ -34,13 +35,30 @@ enum {
     GROUP = 4,               /* panels whose products are kept at a time, and that a share has at least */
     SLOTS_PER_CORE = 4,      /* work-groups, to balance */
     SCRATCH_BYTES = 1 << 28, /* of all work-groups together */
-    FEW_TILES = 128, /* up to here large weights are transformed where they are used; see conv_winograd_panels */
+    FEW_TILES = 128,   /* up to here large weights are transformed where they are used; see conv_winograd_panels */
+    MOST_TILES = 1024, /* the same for a tuning row */
     LARGE_WEIGHTS = 1 << 24, /* bytes of all transformed weights */
     CHUNK = 128,             /* rows of a panel that are transformed at a time */
 };
 
+enum { TUNED_BLOCK, TUNED_GROUP, TUNED_SLOTS, TUNED_PANELS };
+const od_tuning_table od_conv_winograd_table = {
+    .variant = "conv_cpu_winograd",
+    .shape = OD_CONV_CLASSES,
+    .parameters =
+        {{"block", OD_TUNING_VALUES(1, 2, 3, 4, 5, 6, 8, 10, 12, 16),
+          "4 register tiles of tiles, 8 with weights of more than half the cache; fewer to occupy all cores"},
+         {"group", OD_TUNING_VALUES(1, 2, 3, 4, 6, 8, 16), "4 panels whose products are kept"},
+         {"slots", OD_TUNING_VALUES(1, 2, 4, 8, 16), "4 work-groups a core"},
+         {"by_panels", OD_TUNING_VALUES(0, 1),
+          "1 for up to 128 tiles with weights of more than 16 MiB: these are transformed where they are used"}},
+    .count = 4,
+};
+
 typedef struct winograd_conv {
     od_device *device;
+    od_conv_shape shape;
+    unsigned pass;
     bool transposed;
     int h_in, w_in, c_in, h_out, w_out, c_out, pad; /* of this pass */
     int filter_in, filter_out;                      /* w's own */
@@ -90,6 +108,8 @@ static od_status winograd_create(od_device *device, const od_conv_shape *s, unsi
     if (!c)
         return od_fail(OD_ERR_MEMORY, "convolution: no memory for a plan");
     *c = (winograd_conv){.device = device,
+                         .shape = *s,
+                         .pass = pass,
                          .transposed = back,
                          .h_in = back ? h : s->h,
                          .w_in = back ? w : s->w,
@@ -132,11 +152,26 @@ static int64_t tiles_of(const winograd_conv *c, int n) {
     return (int64_t)n * od_div_up(c->h_out, 4) * od_div_up(c->w_out, 4);
 }
 
-/* Whether the weights' transforms would cost more memory traffic than all else. */
+/* The parameters of a run. By panels: where the weights' transforms would cost more memory traffic than all else. */
+static void parameters(const winograd_conv *c, int n, int *v) {
+    const od_device_info *info = od_device_get_info(c->device);
+    const uint64_t weights = sizeof(float) * transformed_size(c);
+    char class[64];
+    v[TUNED_BLOCK] = info->cache_bytes && weights > info->cache_bytes / 2 ? LARGE_BLOCK : BLOCK;
+    v[TUNED_GROUP] = GROUP;
+    v[TUNED_SLOTS] = SLOTS_PER_CORE;
+    v[TUNED_PANELS] = tiles_of(c, n) <= FEW_TILES && (unsigned)c->panels >= 2 * info->compute_units &&
+                      (weights > LARGE_WEIGHTS || od_conv_winograd_mode == OD_WINOGRAD_ALWAYS);
+    od_conv_class(class, c->pass, &c->shape, n);
+    (void)od_tuning_lookup(c->device, &od_conv_winograd_table, class, v);
+    if (tiles_of(c, n) > MOST_TILES)
+        v[TUNED_PANELS] = 0; /* its scratch grows with them */
+}
+
 static bool by_panels(const winograd_conv *c, int n) {
-    const unsigned cores = od_device_get_info(c->device)->compute_units;
-    return tiles_of(c, n) <= FEW_TILES && (unsigned)c->panels >= 2 * cores &&
-           (sizeof(float) * transformed_size(c) > LARGE_WEIGHTS || od_conv_winograd_mode == OD_WINOGRAD_ALWAYS);
+    int v[OD_TUNING_PARAMETERS];
+    parameters(c, n, v);
+    return v[TUNED_PANELS];
 }
 
 static size_t winograd_packed_size(const void *state, int n) {
@@ -170,9 +205,10 @@ static winograd_cut cut_run(const winograd_conv *c, int n) {
     const od_device_info *info = od_device_get_info(c->device);
     const int64_t cores = info->compute_units, rows = c->tile->rows;
     const int64_t all = tiles_of(c, n);
-    const uint64_t weights = sizeof(float) * transformed_size(c);
-    winograd_cut cut = {.group = c->panels < GROUP ? c->panels : GROUP, .shares = 1};
-    int64_t block = rows * (info->cache_bytes && weights > info->cache_bytes / 2 ? LARGE_BLOCK : BLOCK);
+    int v[OD_TUNING_PARAMETERS];
+    parameters(c, n, v);
+    winograd_cut cut = {.group = c->panels < v[TUNED_GROUP] ? c->panels : v[TUNED_GROUP], .shares = 1};
+    int64_t block = rows * v[TUNED_BLOCK];
     while (cut.shares * 2 * GROUP <= c->panels && (all + block - 1) / block * cut.shares < 2 * cores)
         cut.shares *= 2;
     while (block > rows && ((all + block - 1) / block * cut.shares < 2 * cores ||
@@ -183,7 +219,7 @@ static winograd_cut cut_run(const winograd_conv *c, int n) {
     blocks = (all + block - 1) / block;
     cut.block = (int)block;
     cut.slot = slot_floats(c, cut.block, cut.group);
-    int64_t slots = od_div_up((int)cores * SLOTS_PER_CORE, cut.shares);
+    int64_t slots = od_div_up((int)cores * v[TUNED_SLOTS], cut.shares);
     const int64_t most = SCRATCH_BYTES / (int64_t)(cut.slot * sizeof(float)) / cut.shares;
     slots = slots < most ? slots : most;
     slots = slots < blocks ? slots : blocks;

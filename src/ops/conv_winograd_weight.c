@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "ops/conv_impl.h"
+#include "ops/tunable.h"
 
 /* Register tiles by the width of the device's float vectors, as in conv_cpu.c: of two numbers of rows, the one that
  * divides the input channels with less waste. */
@@ -24,6 +25,17 @@ enum {
     PARTS_PER_CORE = 2,      /* work-groups, to balance */
     CHUNK = 16,              /* tiles that a work-group takes at least */
     SCRATCH_BYTES = 1 << 28, /* of all work-groups together */
+};
+
+enum { TUNED_BLOCK, TUNED_SHARE, TUNED_PARTS };
+const od_tuning_table od_conv_winograd_weight_table = {
+    .variant = "conv_cpu_winograd_weight",
+    .shape = OD_CONV_CLASSES,
+    .parameters = {{"block", OD_TUNING_VALUES(12, 24, 36, 48, 72, 96, 144, 192),
+                    "48 tiles, 96 where the sums take more than 1 MiB"},
+                   {"share", OD_TUNING_VALUES(1, 2, 3, 4, 6, 8, 16), "4 panels of a work-group"},
+                   {"parts", OD_TUNING_VALUES(1, 2, 3, 4, 8), "2 work-groups a core"}},
+    .count = 3,
 };
 
 typedef struct winograd_weight {
@@ -74,12 +86,17 @@ typedef struct weight_cut {
 static weight_cut cut_run(const winograd_weight *c, int n) {
     const od_conv_shape *s = &c->shape;
     const int64_t all = (int64_t)n * od_div_up(od_conv_out_h(s), 4) * od_div_up(od_conv_out_w(s), 4);
-    const int64_t parts = (int64_t)od_device_get_info(c->device)->compute_units * PARTS_PER_CORE;
-    weight_cut cut = {.share = c->panels < SHARE ? c->panels : SHARE};
-    cut.shares = od_div_up(c->panels, cut.share);
     const uint64_t channels = (uint64_t)od_div_up(s->c_in, c->rows) * c->rows, vw = (uint64_t)c->vw;
+    const int share = c->panels < SHARE ? c->panels : SHARE;
+    const bool large = sizeof(float) * POINTS * (channels * share * c->cols + vw) > CORE_CACHE;
+    int v[OD_TUNING_PARAMETERS] = {large ? LARGE_BLOCK : BLOCK, share, PARTS_PER_CORE};
+    char class[64];
+    od_conv_class(class, OD_CONV_BACKWARD_WEIGHT, s, n);
+    (void)od_tuning_lookup(c->device, &od_conv_winograd_weight_table, class, v);
+    const int64_t parts = (int64_t)od_device_get_info(c->device)->compute_units * v[TUNED_PARTS];
+    weight_cut cut = {.block = v[TUNED_BLOCK], .share = c->panels < v[TUNED_SHARE] ? c->panels : v[TUNED_SHARE]};
+    cut.shares = od_div_up(c->panels, cut.share);
     const uint64_t columns = (uint64_t)cut.share * c->cols, sums = channels * columns + vw;
-    cut.block = sizeof(float) * POINTS * sums > CORE_CACHE ? LARGE_BLOCK : BLOCK;
     cut.slot = s->c_in + POINTS * (cut.block * (s->c_in + vw + columns) + 2 * vw + sums);
     cut.slot = (cut.slot + 15) / 16 * 16;
     int64_t chunks = (parts + cut.shares - 1) / cut.shares;
