@@ -114,15 +114,16 @@ static int by_kernel(const void *a, const void *b) {
 
 static void print_kernel(FILE *f, const od_offline *r, const od_offline_row *const *same, size_t count, bool markdown) {
     const od_offline_row *first = same[0];
+    const char *tick = first->program->options[0] ? "`" : "";
     long local = 0;
     for (size_t i = 0; i < count; i++) {
         const long bytes = same[i]->usage.local_bytes + (long)same[i]->kernel->local_bytes;
         local = bytes > local ? bytes : local;
     }
     if (markdown)
-        (void)fprintf(f, "| %s:%s%s `%s` | %zu | %ld |", first->program->program, first->kernel->name,
-                      first->kernel->by_default ? "" : " (ref)", first->program->options, first->kernel->work_group,
-                      local);
+        (void)fprintf(f, "| %s:%s%s%s%s%s | %zu | %ld |", first->program->program, first->kernel->name,
+                      first->kernel->by_default ? "" : " (ref)", tick[0] ? " `" : "", first->program->options, tick,
+                      first->kernel->work_group, local);
     else
         (void)fprintf(f, "%s:%s%s  %s\n    group %zu, local %ld:", first->program->program, first->kernel->name,
                       first->kernel->by_default ? "" : " (ref only)", first->program->options,
