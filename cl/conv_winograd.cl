@@ -72,16 +72,6 @@ static inline __attribute__((always_inline)) void store(__global float *to, vec 
         to[j] = tail[j];
 }
 
-/* The first `cols` floats, zeros after them. */
-static inline __attribute__((always_inline)) vec load(__global const float *from, int cols) {
-    if (cols >= VW)
-        return VLOAD(0, from);
-    float tail[VW];
-    for (int j = 0; j < VW; j++)
-        tail[j] = j < cols ? from[j] : 0.0f;
-    return VLOAD(0, tail);
-}
-
 /* Partial statistics of a work-group (3, c_out): values so far, in the first of its columns only, their mean and their
  * M2. A tile of `size` values joins by its own mean and M2, which come from sums of the differences to one of the
  * values: little cancels among the few of a tile. */

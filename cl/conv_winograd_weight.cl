@@ -9,16 +9,6 @@
  * VW: floats in a vector, VECS: vectors in a row of the register tile, ROWS: input channels in it. */
 #include "conv_winograd.clh"
 
-/* `cols` floats, zeros after them. */
-static inline __attribute__((always_inline)) vec load(__global const float *from, int cols) {
-    if (cols >= VW)
-        return VLOAD(0, from);
-    float tail[VW];
-    for (int j = 0; j < VW; j++)
-        tail[j] = j < cols ? from[j] : 0.0f;
-    return VLOAD(0, tail);
-}
-
 /* u (36 planes, .): the transform of a tile of dy, of which `height` x `width` pixels lie in the image. */
 static inline __attribute__((always_inline)) void transform_gradient(__global float *u, ulong plane,
                                                                      __global const float *dy, int w_out, int c_out,

@@ -8,6 +8,7 @@
 #include "harness.h"
 #include "model/directpred.h"
 #include "offdiag/model.h"
+#include "probe.h"
 #include "reference/optim_ref.h"
 
 enum { N = 8, SIZE = 8, DIM = 8 };
@@ -49,81 +50,27 @@ static od_model_config small(const od_model_config *differs) {
     return c;
 }
 
-typedef struct probe {
-    od_model *model;
-    od_span loss, x;
-    size_t count; /* elements of the parameter arena */
-} probe;
-
 /* `swapped`: the views change places. */
-static probe make_probe(od_device *device, const od_model_config *config, bool swapped) {
+static od_probe make_probe(od_device *device, const od_model_config *config, bool swapped) {
     enum { VIEW = N * SIZE * SIZE * 4 };
-    probe p = {0};
     float host[2 * VIEW];
     od_data_normal(host + (swapped ? VIEW : 0), VIEW, 5, 0);
     od_data_normal(host + (swapped ? 0 : VIEW), VIEW, 5, 1);
-    for (size_t i = 3; i < OD_COUNT(host); i += 4)
-        host[i] = 0;
-    OD_MUST(od_span_create(device, OD_COUNT(host), &p.x));
-    OD_MUST(od_span_write(p.x, host, OD_COUNT(host)));
-    OD_MUST(od_span_create(device, 1, &p.loss));
-    OD_MUST(od_model_create(device, config, N, &p.model));
-    p.count = od_model_params(p.model)->count;
-    return p;
-}
-
-static void free_probe(probe *p) {
-    od_model_destroy(p->model);
-    od_buffer_release(p->loss.buffer);
-    od_buffer_release(p->x.buffer);
-}
-
-static float *read_span(od_span s, size_t count) {
-    float *host = malloc((count + 1) * sizeof *host);
-    OD_MUST(od_span_read(s, host, count));
-    return host;
+    return od_probe_create(device, config, N, host);
 }
 
 /* ---- losses ----------------------------------------------------------------------------------------------------- */
 
-static od_status loss_at(void *context, const double *w, size_t elements, double *loss) {
-    probe *p = context;
-    float *host = malloc(elements * sizeof *host), value = NAN;
-    for (size_t i = 0; i < elements; i++)
-        host[i] = (float)w[i];
-    od_status status = od_span_write(od_model_get_arenas(p->model).value, host, elements);
-    free(host);
-    if (status || (status = od_model_update(p->model)) ||
-        (status = od_model_step(p->model, p->loss, p->x, N, 1, false)) || (status = od_span_read(p->loss, &value, 1)))
-        return status;
-    *loss = value;
-    return OD_OK;
-}
-
-/* As in test_model.c: with BYOL the target does not depend on the weights; a first update moves them away from it. */
 Test(methods, gradients_are_those_of_the_losses) {
-    const od_optim_rates rates = {.lr = 0.1f, .head_lr = 0.3f, .ema_tau = 1};
     od_device *device = od_test_device(OD_FAMILY_AUTO);
     od_cases *cases = od_cases_begin(device);
     for (size_t i = 0; i < OD_COUNT(methods); i++) {
         od_model_config config = small(&methods[i].config);
         if (!od_case(cases, "gradient of %s", methods[i].name))
             continue;
-        probe p = make_probe(device, &config, false);
-        OD_MUST(od_model_step(p.model, p.loss, p.x, N, 1, false));
-        OD_MUST(od_model_optimize(p.model, &rates));
-        OD_MUST(od_model_step(p.model, p.loss, p.x, N, 1, false));
-        od_model_arenas a = od_model_get_arenas(p.model);
-        float *w = read_span(a.value, p.count), *gradient = read_span(a.grad, p.count);
-        od_comparison c = od_compare_gradient(loss_at, &p, w, gradient, p.count, 5e-6, 6, 3e-2);
-        (void)od_case_passes(cases, "gradient", &c);
-        for (size_t k = 0; k < p.count; k++)
-            gradient[k] *= 1.1f;
-        c = od_compare_gradient(loss_at, &p, w, gradient, p.count, 5e-6, 6, 3e-2);
-        od_case_check(cases, !c.pass, "a gradient that is 10 %% too long passes");
-        free(w);
-        free(gradient);
-        free_probe(&p);
+        od_probe p = make_probe(device, &config, false);
+        od_probe_check_gradient(cases, &p, 3e-2);
+        od_probe_destroy(&p);
     }
     od_cases_end(cases);
 }
@@ -131,11 +78,11 @@ Test(methods, gradients_are_those_of_the_losses) {
 /* The first loss of a model. */
 static double first_loss(od_device *device, od_model_config differs, bool swapped) {
     od_model_config config = small(&differs);
-    probe p = make_probe(device, &config, swapped);
+    od_probe p = make_probe(device, &config, swapped);
     float value = NAN;
     OD_MUST(od_model_step(p.model, p.loss, p.x, N, 1, false));
     OD_MUST(od_span_read(p.loss, &value, 1));
-    free_probe(&p);
+    od_probe_destroy(&p);
     return value;
 }
 
@@ -222,13 +169,13 @@ Test(methods, directpred_follows_the_projections) {
     od_model_config config = small(&(od_model_config){.loss = OD_LOSS_COSINE, .head = OD_HEAD_DIRECTPRED});
     float f[D2] = {0}, expected[D2], *w = NULL, norm = 0, largest = 0;
     config.directpred_every = 2;
-    probe p = make_probe(device, &config, false);
+    od_probe p = make_probe(device, &config, false);
     const od_param_table *stats = od_model_stats(p.model);
     od_span where = od_model_get_arenas(p.model).stats;
     size_t w_at = od_param_find(stats, "predictor.W")->offset,
            f_at = od_param_find(stats, "predictor.correlation")->offset;
     cr_assert_null(od_param_find(od_model_params(p.model), "predictor.W"));
-    w = read_span(od_span_at(where, w_at), D2);
+    w = od_span_to_host(od_span_at(where, w_at), D2);
     for (int i = 0; i < D2; i++)
         cr_assert_eq(w[i], i % (DIM + 1) == 0 ? 1 : 0, "W is not the identity at the start");
     for (uint64_t step = 0; step < 4; step++) {
@@ -240,14 +187,14 @@ Test(methods, directpred_follows_the_projections) {
         for (int part = 0; part < 2; part++) {
             OD_MUST(od_model_step(p.model, p.loss, p.x, part ? N : N / 2, 0.5f, part > 0));
             int rows = part ? 2 * N : N;
-            float *z = read_span(od_model_projection(p.model), (size_t)rows * DIM);
+            float *z = od_span_to_host(od_model_projection(p.model), (size_t)rows * DIM);
             for (int r = 0; r < rows; r++)
                 for (int i = 0; i < D2; i++)
                     expected[i] += z[r * DIM + i / DIM] * z[r * DIM + i % DIM] / (3 * N);
             free(z);
         }
         OD_MUST(od_model_optimize(p.model, &now));
-        float *found = read_span(od_span_at(where, f_at), D2);
+        float *found = od_span_to_host(od_span_at(where, f_at), D2);
         for (int i = 0; i < D2; i++) {
             f[i] = step ? 0.3f * f[i] + 0.7f * expected[i] : expected[i];
             cr_assert_float_eq(found[i], f[i], 1e-5, "step %d: F[%d] %g, expected %g", (int)step, i, found[i], f[i]);
@@ -255,7 +202,7 @@ Test(methods, directpred_follows_the_projections) {
         if (step % 2 == 0)
             OD_MUST(od_directpred_weight(expected, found, DIM, config.directpred_eps));
         static float last[D2];
-        w = read_span(od_span_at(where, w_at), D2);
+        w = od_span_to_host(od_span_at(where, w_at), D2);
         for (int i = 0; i < D2; i++)
             cr_assert_float_eq(w[i], step % 2 == 0 ? expected[i] : last[i], 1e-7, "step %d: W[%d]", (int)step, i);
         memcpy(last, w, sizeof last);
@@ -264,7 +211,7 @@ Test(methods, directpred_follows_the_projections) {
     OD_MUST(od_model_offdiag(p.model, &norm, &largest));
     cr_assert(norm > 1e-3f && largest > 1e-4f && largest <= norm);
     free(w);
-    free_probe(&p);
+    od_probe_destroy(&p);
 }
 
 /* ---- optimisers over a model ------------------------------------------------------------------------------------ */
@@ -286,7 +233,7 @@ static void reference_step(od_optimizer optimizer, const od_param *p, double *w,
 
 static void expect_arena(od_cases *cases, const char *name, od_span arena, const double *ref, size_t count,
                          double tolerance) {
-    float *host = read_span(arena, count);
+    float *host = od_span_to_host(arena, count);
     (void)od_case_expect_host(cases, name, host, ref, count, tolerance, 0);
     free(host);
 }
@@ -308,19 +255,19 @@ Test(methods, optimizers_step_a_whole_model) {
             od_model_config config = small(&(od_model_config){.head = heads[h], .optimizer = (od_optimizer)k});
             if (!od_case(cases, "optimizer %s head=%s", od_optimizer_names[k], od_head_name(heads[h])))
                 continue;
-            probe p = make_probe(device, &config, false);
+            od_probe p = make_probe(device, &config, false);
             const od_param_table *params = od_model_params(p.model);
             od_model_arenas a = od_model_get_arenas(p.model);
             size_t head = od_model_head_offset(p.model);
             double *w = od_case_alloc(cases, p.count * sizeof *w), *m = od_case_alloc(cases, p.count * sizeof *m);
             double *v = od_case_alloc(cases, p.count * sizeof *v), *t = od_case_alloc(cases, p.count * sizeof *t);
-            float *start = read_span(a.value, p.count);
+            float *start = od_span_to_host(a.value, p.count);
             for (size_t i = 0; i < p.count; i++)
                 w[i] = t[i] = start[i];
             free(start);
             for (rates.step = 0; rates.step < 3; rates.step++) {
                 OD_MUST(od_model_step(p.model, p.loss, p.x, N, 1, false));
-                float *g = read_span(a.grad, p.count);
+                float *g = od_span_to_host(a.grad, p.count);
                 OD_MUST(od_model_optimize(p.model, &rates));
                 for (size_t i = 0; i < params->size; i++) {
                     size_t at = params->rows[i].offset;
@@ -335,7 +282,7 @@ Test(methods, optimizers_step_a_whole_model) {
             od_case_check(cases, (a.second.buffer != NULL) == (k >= OD_ADAM), "the second moment");
             if (a.second.buffer)
                 expect_arena(cases, "second moment", a.second, v, p.count, 2e-5);
-            free_probe(&p);
+            od_probe_destroy(&p);
         }
     od_cases_end(cases);
 }

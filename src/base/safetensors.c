@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/grow.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tensors are stored little-endian and copied as they are");
 
@@ -373,14 +374,10 @@ od_status od_safetensors_add(od_safetensors_writer *w, const char *name, od_dtyp
     for (size_t i = 0; i < w->count; i++)
         if (strcmp(w->rows[i].tensor.name, name) == 0)
             return od_fail(OD_ERR_ARGUMENT, "tensor '%s' was added twice", name);
-    if (w->count == w->capacity) {
-        size_t capacity = w->capacity ? 2 * w->capacity : 64;
-        pending *rows = realloc(w->rows, capacity * sizeof *rows);
-        if (!rows)
-            return od_fail(OD_ERR_MEMORY, "no memory for %zu tensors", capacity);
-        w->rows = rows;
-        w->capacity = capacity;
-    }
+    pending *rows = od_grow(w->rows, w->count, &w->capacity, sizeof *rows);
+    if (!rows)
+        return od_fail(OD_ERR_MEMORY, "no memory for more than %zu tensors", w->count);
+    w->rows = rows;
     if (!(p.tensor.name = strdup(name)))
         return od_fail(OD_ERR_MEMORY, "no memory for the name '%s'", name);
     w->rows[w->count++] = p;

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/grow.h"
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/meter.h"
@@ -35,14 +36,10 @@ typedef struct list {
 static od_status list_add(list *l, const char *path, int32_t label, const struct stat *info) {
     if (l->n >= INT_MAX)
         return od_fail(OD_ERR_FORMAT, "%s: more than %d images", path, INT_MAX);
-    if (l->n == l->capacity) {
-        size_t capacity = l->n ? 2 * l->n : 256;
-        item *grown = realloc(l->items, capacity * sizeof *grown);
-        if (!grown)
-            return od_fail(OD_ERR_MEMORY, "no memory for a list of %zu images", capacity);
-        l->items = grown;
-        l->capacity = capacity;
-    }
+    item *grown = od_grow(l->items, l->n, &l->capacity, sizeof *grown);
+    if (!grown)
+        return od_fail(OD_ERR_MEMORY, "no memory for a list of more than %zu images", l->n);
+    l->items = grown;
     char *copy = path ? strdup(path) : NULL;
     if (path && !copy)
         return od_fail(OD_ERR_MEMORY, "no memory for a list of images");

@@ -13,6 +13,7 @@
 #include <zlib.h>
 
 #include "base/file.h"
+#include "base/grow.h"
 #include "base/hash.h"
 #include "base/log.h"
 
@@ -297,14 +298,10 @@ od_status od_store_add(od_store *s, bool testing, const uint8_t *image, int32_t 
     if (n >= INT_MAX || (!testing && s->header.n[1]))
         return od_fail(OD_ERR_ARGUMENT, "%s: image %zu is too many, or of training behind those of testing", s->origin,
                        n);
-    if (n == s->capacity) {
-        size_t capacity = n ? 2 * n : 1024;
-        int32_t *grown = realloc(s->labels, capacity * sizeof *grown);
-        if (!grown)
-            return od_fail(OD_ERR_MEMORY, "%s: no memory for %zu labels", s->origin, capacity);
-        s->labels = grown;
-        s->capacity = capacity;
-    }
+    int32_t *grown = od_grow(s->labels, n, &s->capacity, sizeof *grown);
+    if (!grown)
+        return od_fail(OD_ERR_MEMORY, "%s: no memory for more than %zu labels", s->origin, n);
+    s->labels = grown;
     s->labels[n] = label;
     s->header.n[testing]++;
     if (!testing)

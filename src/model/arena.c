@@ -2,19 +2,17 @@
 
 #include <stdlib.h>
 
+#include "base/grow.h"
+
 enum { ALIGNMENT = 64 }; /* elements: whole cache lines, and vectors of any device */
 
 void od_plan_add(od_plan *plan, od_place *place, size_t elements, int first, int last) {
-    if (plan->count == plan->capacity) {
-        const size_t capacity = plan->capacity ? 2 * plan->capacity : 64;
-        od_plan_row *rows = realloc(plan->rows, capacity * sizeof *rows);
-        if (!rows) {
-            plan->failed = true;
-            return;
-        }
-        plan->rows = rows;
-        plan->capacity = capacity;
+    od_plan_row *rows = od_grow(plan->rows, plan->count, &plan->capacity, sizeof *rows);
+    if (!rows) {
+        plan->failed = true;
+        return;
     }
+    plan->rows = rows;
     const size_t rounded = (elements + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     plan->rows[plan->count++] = (od_plan_row){.place = place, .elements = rounded, .first = first, .last = last};
 }

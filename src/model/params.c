@@ -4,15 +4,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/grow.h"
+
 static od_status add(od_param_table *table, const char *prefix, const char *suffix, od_param p, size_t *offset) {
-    if (table->size == table->capacity) {
-        size_t capacity = table->capacity ? 2 * table->capacity : 64;
-        od_param *rows = realloc(table->rows, capacity * sizeof *rows);
-        if (!rows)
-            return od_fail(OD_ERR_MEMORY, "no memory for a table of %zu parameters", capacity);
-        table->rows = rows;
-        table->capacity = capacity;
-    }
+    od_param *rows = od_grow(table->rows, table->size, &table->capacity, sizeof *rows);
+    if (!rows)
+        return od_fail(OD_ERR_MEMORY, "no memory for more than %zu parameters", table->size);
+    table->rows = rows;
     int length = snprintf(p.name, sizeof p.name, "%s%s", prefix, suffix);
     if (length < 0 || (size_t)length >= sizeof p.name)
         return od_fail(OD_ERR_ARGUMENT, "parameter name too long: %s%s", prefix, suffix);

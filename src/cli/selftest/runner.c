@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/grow.h"
 #include "base/rng.h"
 
 /* NaNs, told apart by their bits: around tensors, and in outputs before the operation. */
@@ -118,16 +119,12 @@ static void remember_or_compare(od_check *k, uint64_t digest) {
         k->first_at++;
         return;
     }
-    if (k->first_count == k->first_room) {
-        size_t room = 2 * k->first_room + 64;
-        od_check_first *more = realloc(k->firsts, room * sizeof *more);
-        if (!more) {
-            k->stopped = od_fail(OD_ERR_MEMORY, "self-test: no memory for %zu cases", room);
-            return;
-        }
-        k->firsts = more;
-        k->first_room = room;
+    od_check_first *more = od_grow(k->firsts, k->first_count, &k->first_room, sizeof *more);
+    if (!more) {
+        k->stopped = od_fail(OD_ERR_MEMORY, "self-test: no memory for more than %zu cases", k->first_count);
+        return;
     }
+    k->firsts = more;
     k->firsts[k->first_count++] = (od_check_first){digest, k->bad};
 }
 
