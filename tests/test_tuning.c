@@ -112,6 +112,21 @@ Test(tuning, a_corrupt_file_is_ignored, .init = init, .fini = scratch_remove) {
     cr_assert_eq(looked_up("a"), -41);
 }
 
+Test(tuning, a_corrupt_file_is_not_replaced, .init = init, .fini = scratch_remove) {
+    od_tuning_row row = {.key = OD_TUNING_ANY, .variant = "test_variant", .shape = "a", .count = 0};
+    char before[256] = "", after[256] = "";
+    user_rows("\"cut off\" ");
+    FILE *file = fopen(scratch_path("offdiag/tuning.json"), "r+");
+    cr_assert(file && fputc('?', file) != EOF && fclose(file) == 0);
+    for (int i = 0; i < 2; i++) {
+        file = fopen(scratch_path("offdiag/tuning.json"), "r");
+        cr_assert(file && fgets(i ? after : before, 256, file) && fclose(file) == 0);
+        if (!i)
+            cr_assert_neq(od_tuning_user_keep(&row), OD_OK);
+    }
+    cr_assert_str_eq(after, before);
+}
+
 Test(tuning, kept_rows_come_back, .init = init, .fini = scratch_remove) {
     od_tuning_row row = {
         .key = OD_TUNING_VENDOR, .match = "Acme", .variant = "test_variant", .shape = "a", .count = 1, .gain = 1.25};

@@ -14,6 +14,7 @@ od_status cmd_fetch(int argc, char **argv);
 od_status cmd_report(int argc, char **argv);
 od_status cmd_study(int argc, char **argv);
 od_status cmd_theory(int argc, char **argv);
+od_status cmd_tune(int argc, char **argv);
 od_status cmd_bench(int argc, char **argv);
 od_status cmd_matrix(int argc, char **argv);
 

@@ -23,6 +23,7 @@ static const struct {
     {"study", "compare prediction heads over seeds", cmd_study},
     {"theory", "watch the paper's theory in the small", cmd_theory},
     {"bench", "time matrix products, convolutions or a training step", cmd_bench},
+    {"tune", "search kernel parameters for a device", cmd_tune},
     {"matrix", "what is right, and how fast, on each device", cmd_matrix},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };

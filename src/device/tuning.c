@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/grow.h"
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/text.h"
@@ -69,14 +70,10 @@ bool od_tuning_row_matches(const od_tuning_row *row, const od_device_info *info)
 
 /* Behind the rows of its rank. False without memory. */
 static bool insert(od_tuning *t, const od_tuning_row *row, int rank) {
-    if (t->count == t->room) {
-        size_t room = t->room ? 2 * t->room : 16;
-        ranked_row *longer = realloc(t->rows, room * sizeof *longer);
-        if (!longer)
-            return false;
-        t->rows = longer;
-        t->room = room;
-    }
+    ranked_row *longer = od_grow(t->rows, t->count, &t->room, sizeof *longer);
+    if (!longer)
+        return false;
+    t->rows = longer;
     size_t at = t->count++;
     for (; at > 0 && t->rows[at - 1].rank > rank; at--)
         t->rows[at] = t->rows[at - 1];

@@ -95,7 +95,8 @@ od_status od_tuning_user_path(char **path); /* malloc'd */
 /* All rows of the user's file; none where there is no file, or a bad one (with a line in the log). malloc'd. */
 od_status od_tuning_user_rows(od_tuning_row **rows, size_t *count);
 /* Put the row in the file, in place of the one for the same device, variant and shape. A row without settings removes
- * that one. The file is replaced atomically, its directory made with mode 0700. */
+ * that one. The file is replaced atomically, its directory made with mode 0700; a file that can't be read stays as it
+ * is: an error. */
 od_status od_tuning_user_keep(const od_tuning_row *row);
 
 /* ---- for the search ---------------------------------------------------------------------------------------------- */

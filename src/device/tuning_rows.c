@@ -138,28 +138,25 @@ od_status od_tuning_user_path(char **path) {
     return status;
 }
 
-od_status od_tuning_user_rows(od_tuning_row **rows, size_t *count) {
+static od_status read_user_rows(od_tuning_row **rows, size_t *count) {
     char *path = NULL, *text = NULL;
     size_t bytes = 0;
     *rows = NULL;
     *count = 0;
-    if (od_tuning_user_path(&path)) {
-        od_log_topic("tuning", "%s", od_error_message());
-        return OD_OK;
-    }
-    od_status status = OD_OK;
-    if (access(path, F_OK) == 0) {
-        status = od_file_read(path, MOST_BYTES, &text, &bytes);
-        if (!status)
-            status = od_tuning_rows_parse(text, bytes, path, rows, count);
-        if (status && status != OD_ERR_MEMORY) {
-            od_log(OD_LOG_WARN, "these tuning results are ignored: %s", od_error_message());
-            status = OD_OK;
-        }
-    }
+    od_status status = od_tuning_user_path(&path);
+    if (!status && access(path, F_OK) == 0 && !(status = od_file_read(path, MOST_BYTES, &text, &bytes)))
+        status = od_tuning_rows_parse(text, bytes, path, rows, count);
     free(text);
     free(path);
     return status;
+}
+
+od_status od_tuning_user_rows(od_tuning_row **rows, size_t *count) {
+    od_status status = read_user_rows(rows, count);
+    if (!status || status == OD_ERR_MEMORY)
+        return status;
+    od_log(OD_LOG_WARN, "no tuning rows of this user's: %s", od_error_message());
+    return OD_OK;
 }
 
 static bool same_place(const od_tuning_row *a, const od_tuning_row *b) {
@@ -195,8 +192,10 @@ static od_status write_rows(const od_tuning_row *rows, size_t count, const od_tu
 od_status od_tuning_user_keep(const od_tuning_row *row) {
     od_tuning_row *rows = NULL;
     size_t count = 0;
-    od_status status = od_tuning_user_rows(&rows, &count);
-    if (!status && count >= MOST_ROWS)
+    od_status status = read_user_rows(&rows, &count);
+    if (status)
+        return od_fail_in(status, "nothing is kept, as the rows that are there could not be read: ");
+    if (count >= MOST_ROWS)
         status = od_fail(OD_ERR_FORMAT, "the file of tuning results holds %zu rows already", count);
     if (!status)
         status = write_rows(rows, count, row);

@@ -76,8 +76,8 @@ typedef struct cpu_conv {
 } cpu_conv;
 
 /* Where the driver limits the rounds of a work-item's loops, which walk far here: upper bounds of what they need. The
- * larger channel count stands for both, and the widest tile for each. */
-enum { MOST_COLS = 32, MOST_ROWS = 13 };
+ * larger channel count stands for both, and the largest tile that a tuning row may set for each. */
+enum { MOST_COLS = 64, MOST_ROWS = 14 };
 
 /* Of conv_direct, a register tile: its taps, its rows, and the columns of a partial vector. */
 static int64_t tile_rounds(const od_conv_shape *s) {

@@ -180,12 +180,27 @@ od_status od_gemm_slices_begin(od_device *device, const od_gemm_call *call, int 
     return status;
 }
 
-od_status od_gemm_slices_end(od_device *device, const od_gemm_call *call, od_gemm_slices *slices) {
+od_status od_gemm_tuned(od_device *device, const od_tuning_table *table, const od_gemm_shape *shape,
+                        const int *defaults, od_gemm_build build, int *v, od_kernel **kernel) {
+    char class[64];
+    od_status status;
+    bool tuned;
+    od_gemm_class(class, shape);
+    do {
+        memcpy(v, defaults, (size_t)table->count * sizeof *v);
+        tuned = od_tuning_lookup(device, table, class, v);
+        status = build(device, shape, v, kernel);
+    } while (tuned && (status == OD_ERR_BUILD || !*kernel) && od_tuning_reject(device, table, class));
+    return status;
+}
+
+od_status od_gemm_slices_end(od_device *device, const od_gemm_call *call, od_gemm_slices *slices, od_status status) {
     if (!slices->parts)
-        return OD_OK;
+        return status;
     const od_gemm_shape *s = &call->shape;
     od_kernel *kernel;
-    od_status status = od_kernel_get(device, "gemm_ref", "", "gemm_sum_slices", &kernel);
+    if (!status)
+        status = od_kernel_get(device, "gemm_ref", "", "gemm_sum_slices", &kernel);
     const double elements = (double)s->m * s->n, moved = slices->count + (call->beta == 0.0f ? 1 : 2);
     const od_range range =
         od_range_work(OD_RANGE2(s->n, s->m, 0, 0), slices->count * elements, sizeof(float) * moved * elements);

@@ -1,6 +1,5 @@
 /* Matrix product for CPU devices: cl/gemm_cpu.cl explains the kernel, this cuts the work. */
 #include <stdio.h>
-#include <string.h>
 
 #include "ops/gemm_impl.h"
 #include "ops/tunable.h"
@@ -61,19 +60,12 @@ static od_status build_kernel(od_device *device, const od_gemm_shape *s, const i
 static od_status get_kernel(od_device *device, const od_gemm_shape *s, int *v, od_kernel **kernel) {
     const od_device_info *info = od_device_get_info(device);
     od_status status = OD_OK;
-    char class[64];
-    od_gemm_class(class, s);
     *kernel = NULL;
     for (size_t t = 0; t < TILES && !status && !*kernel; t++) {
         const int defaults[] = {tiles[t].width, tiles[t].vectors, tiles[t].rows, K_CHUNK, ITEMS};
-        bool tuned;
         if (t + 1 < TILES && tiles[t].width > (int)info->vector_width)
             continue;
-        do {
-            memcpy(v, defaults, sizeof defaults);
-            tuned = od_tuning_lookup(device, &od_gemm_cpu_table, class, v);
-            status = build_kernel(device, s, v, kernel);
-        } while (tuned && (status == OD_ERR_BUILD || !*kernel) && od_tuning_reject(device, &od_gemm_cpu_table, class));
+        status = od_gemm_tuned(device, &od_gemm_cpu_table, s, defaults, build_kernel, v, kernel);
     }
     return status;
 }
@@ -113,8 +105,5 @@ od_status od_gemm_cpu(od_device *device, const od_gemm_call *call) {
         OD_LAUNCH(kernel, range, OD_SPAN(slices.out), OD_SPAN(call->a), OD_SPAN(call->b), OD_I32(s->m), OD_I32(s->n),
                   OD_I32(s->k), OD_U64(s->lda), OD_U64(s->ldb), OD_U64(slices.ldc), OD_F32(slices.alpha),
                   OD_F32(slices.beta), OD_I32(block_rows), OD_I32(slices.slice_k), OD_U64(slices.stride));
-    const od_status end = status == OD_OK ? od_gemm_slices_end(device, call, &slices) : status;
-    if (status != OD_OK)
-        od_buffer_release(slices.parts);
-    return end;
+    return od_gemm_slices_end(device, call, &slices, status);
 }

@@ -1,6 +1,5 @@
 /* Matrix product for GPUs: cl/gemm_gpu.cl explains the kernel, this picks a tile and cuts the work. */
 #include <stdio.h>
-#include <string.h>
 
 #include "ops/gemm_impl.h"
 #include "ops/tunable.h"
@@ -49,7 +48,7 @@ static size_t tile_count(const int *v, const od_gemm_shape *s) {
 }
 
 /* *kernel is NULL where the device can't run its work-group. */
-static od_status build_kernel(od_device *device, const int *v, const od_gemm_shape *s, od_kernel **kernel) {
+static od_status build_kernel(od_device *device, const od_gemm_shape *s, const int *v, od_kernel **kernel) {
     const od_device_info *info = od_device_get_info(device);
     char options[160];
     snprintf(options, sizeof options,
@@ -67,19 +66,12 @@ static od_status build_kernel(od_device *device, const int *v, const od_gemm_sha
 static od_status get_kernel(od_device *device, const od_gemm_shape *s, int *v, od_kernel **kernel) {
     const od_device_info *info = od_device_get_info(device);
     od_status status = OD_OK;
-    char class[64];
-    od_gemm_class(class, s);
     *kernel = NULL;
     for (size_t t = 0; t < TILES && !status && !*kernel; t++) {
         const size_t wanted = (size_t)tiles[t][PER_UNIT] * info->compute_units;
-        bool tuned;
         if ((t + 1 < TILES && tile_count(tiles[t], s) < wanted) || work_items(tiles[t]) > info->max_work_group)
             continue;
-        do {
-            memcpy(v, tiles[t], sizeof tiles[t]);
-            tuned = od_tuning_lookup(device, &od_gemm_gpu_table, class, v);
-            status = build_kernel(device, v, s, kernel);
-        } while (tuned && (status == OD_ERR_BUILD || !*kernel) && od_tuning_reject(device, &od_gemm_gpu_table, class));
+        status = od_gemm_tuned(device, &od_gemm_gpu_table, s, tiles[t], build_kernel, v, kernel);
     }
     return status;
 }
@@ -108,8 +100,5 @@ od_status od_gemm_gpu(od_device *device, const od_gemm_call *call) {
     status = OD_LAUNCH(kernel, range, OD_SPAN(slices.out), OD_SPAN(call->a), OD_SPAN(call->b), OD_I32(s->m),
                        OD_I32(s->n), OD_I32(s->k), OD_U64(s->lda), OD_U64(s->ldb), OD_U64(slices.ldc),
                        OD_F32(slices.alpha), OD_F32(slices.beta), OD_I32(slices.slice_k), OD_U64(slices.stride));
-    const od_status end = status == OD_OK ? od_gemm_slices_end(device, call, &slices) : status;
-    if (status != OD_OK)
-        od_buffer_release(slices.parts);
-    return end;
+    return od_gemm_slices_end(device, call, &slices, status);
 }

@@ -2,6 +2,7 @@
 #ifndef OPS_GEMM_IMPL_H
 #define OPS_GEMM_IMPL_H
 
+#include "device/tuning.h"
 #include "offdiag/ops/gemm.h"
 
 /* One product, checked: sizes positive, leading dimensions filled in, every span inside its buffer. */
@@ -37,8 +38,15 @@ typedef struct od_gemm_slices {
 /* Cut into at most `wanted` slices, whole multiples of `granule` in length, within a bounded workspace. */
 od_status od_gemm_slices_begin(od_device *device, const od_gemm_call *call, int wanted, int granule,
                                od_gemm_slices *slices);
-/* Sum the parts into C (nothing for one slice) and release them. */
-od_status od_gemm_slices_end(od_device *device, const od_gemm_call *call, od_gemm_slices *slices);
+/* Sum the parts into C (nothing for one slice) and release them. status: how the slices' launch ended; if it failed,
+ * they are released only. */
+od_status od_gemm_slices_end(od_device *device, const od_gemm_call *call, od_gemm_slices *slices, od_status status);
+
+/* *kernel for the parameters v; NULL where the device can't run it. */
+typedef od_status (*od_gemm_build)(od_device *device, const od_gemm_shape *shape, const int *v, od_kernel **kernel);
+/* The kernel of what a tuning row says, else of `defaults` (table->count). v: the parameters it has. */
+od_status od_gemm_tuned(od_device *device, const od_tuning_table *table, const od_gemm_shape *shape,
+                        const int *defaults, od_gemm_build build, int *v, od_kernel **kernel);
 
 /* gemm_clblast.c. check: once for each device, a small product against `ref`; the result is remembered. refusal: why
  * CLBlast must not run on this device, or NULL. */

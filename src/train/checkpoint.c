@@ -112,6 +112,8 @@ static od_status add_metadata(od_safetensors_writer *writer, const od_checkpoint
                   info->std[0], info->std[1], info->std[2], "data_dir", info->data_dir, "device", info->device);
     if (state)
         json_object_set_new(state, "micro_batch", json_integer(info->micro_batch));
+    if (state)
+        json_object_set_new(state, "tuning", json_string(info->tuning));
     if (state && info->progress.online_count) {
         json_object_set_new(state, "online_correct", json_real(info->progress.online_correct));
         json_object_set_new(state, "online_count", json_integer((json_int_t)info->progress.online_count));
@@ -190,6 +192,8 @@ static bool unpack_state(const json_t *state, od_checkpoint_info *info) {
     info->progress.online_correct = online > 0 ? json_number_value(json_object_get(state, "online_correct")) : 0;
     snprintf(info->data_dir, sizeof info->data_dir, "%s", data_dir);
     snprintf(info->device, sizeof info->device, "%s", device);
+    const char *tuning = json_string_value(json_object_get(state, "tuning"));
+    snprintf(info->tuning, sizeof info->tuning, "%s", tuning ? tuning : "");
     return true;
 }
 

@@ -32,6 +32,7 @@ typedef struct od_checkpoint_info { /* what can be known before a model is built
     float mean[3], std[3];
     char data_dir[1024];
     char device[256];
+    char tuning[9]; /* od_tuning_fingerprint of the rows in force; "": not known */
 } od_checkpoint_info;
 
 /* online: the classifier that learns beside, or NULL. */

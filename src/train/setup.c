@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "device/tuning.h"
 #include "od_config.h"
 #include "od_git.h"
 #include "train/config.h"
@@ -110,11 +111,13 @@ static od_status build_model(od_trainer *t) {
 /* Everything that says what ran, for config.json. */
 static json_t *about_run(const od_trainer *t) {
     const od_device_info *d = od_device_get_info(t->device);
-    return json_pack("{s:s, s:s, s:{s:s, s:s, s:s, s:s, s:s, s:s}, s:s, s:i, s:i, s:I, s:I, s:I, s:i}", "version",
+    char tuning[9];
+    od_tuning_fingerprint(t->device, tuning);
+    return json_pack("{s:s, s:s, s:{s:s, s:s, s:s, s:s, s:s, s:s, s:s}, s:s, s:i, s:i, s:I, s:I, s:I, s:i}", "version",
                      OD_VERSION, "commit", OD_GIT_COMMIT, "device", "id", d->id, "name", d->name, "platform",
                      d->platform, "driver", d->driver, "opencl", d->version, "kernels",
-                     od_family_name(od_device_family(t->device)), "data_dir", t->dataset->dir, "train_images",
-                     t->dataset->train.n, "test_images", t->dataset->test.n, "parameters",
+                     od_family_name(od_device_family(t->device)), "tuning", tuning, "data_dir", t->dataset->dir,
+                     "train_images", t->dataset->train.n, "test_images", t->dataset->test.n, "parameters",
                      (json_int_t)od_param_table_stored_count(od_model_params(t->model)), "steps_per_epoch",
                      (json_int_t)t->batches, "steps", (json_int_t)t->total, "micro_batch", t->views.micro);
 }
@@ -133,6 +136,13 @@ static od_status resume_state(od_trainer *t, const od_safetensors *file) {
         od_progress_line(&t->progress,
                          "This run began on another device (%s): it goes on within tolerance, not bit for bit.",
                          t->info.device);
+    char tuning[9];
+    od_tuning_fingerprint(t->device, tuning);
+    if (t->info.tuning[0] && strcmp(tuning, t->info.tuning) != 0)
+        od_progress_line(&t->progress,
+                         "This run began with other tuning rows (%s, now %s): it goes on within tolerance, not bit for "
+                         "bit.",
+                         t->info.tuning, tuning);
     return od_loader_seek(t->loader, (uint32_t)(step / t->batches), (uint32_t)(step % t->batches));
 }
 
@@ -175,6 +185,7 @@ od_status od_trainer_prepare(od_trainer *t) {
     if (file && (status = resume_state(t, file)))
         goto out;
     snprintf(t->info.device, sizeof t->info.device, "%s", od_device_get_info(t->device)->name);
+    od_tuning_fingerprint(t->device, t->info.tuning);
     json_t *about = about_run(t);
     status = about ? od_run_write_config(&t->run, c, about) : od_fail(OD_ERR_MEMORY, "no memory for config.json");
     json_decref(about);
