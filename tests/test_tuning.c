@@ -152,16 +152,25 @@ Test(tuning, kept_rows_come_back, .init = init, .fini = scratch_remove) {
     free(rows);
 }
 
-Test(tuning, other_rows_have_another_fingerprint, .init = init, .fini = scratch_remove) {
-    char none[9], some[9];
-    od_tuning_fingerprint(od_test_device(OD_FAMILY_AUTO), none);
-    user_rows(ROW("", "a", "\"tile\": 8"));
+static void fingerprint(char out[9]) {
+    const char *spec = getenv("OFFDIAG_TEST_DEVICE");
     od_device *device = NULL;
-    OD_MUST(od_device_open(getenv("OFFDIAG_TEST_DEVICE") ? getenv("OFFDIAG_TEST_DEVICE") : "auto", NULL, &device));
-    od_tuning_fingerprint(device, some);
+    OD_MUST(od_device_open(spec && *spec ? spec : "auto", NULL, &device));
+    od_tuning_fingerprint(device, out);
     od_device_close(device);
+}
+
+Test(tuning, other_rows_have_another_fingerprint, .init = init, .fini = scratch_remove) {
+    char shipped[9], again[9], more[9], none[9];
+    fingerprint(shipped);
+    fingerprint(again);
+    user_rows(ROW("", "a", "\"tile\": 8"));
+    fingerprint(more);
+    (void)setenv("OFFDIAG_TUNING", "off", 1);
+    fingerprint(none);
+    cr_assert_str_eq(shipped, again);
+    cr_assert_str_neq(shipped, more);
     cr_assert_str_eq(none, "none");
-    cr_assert_str_neq(none, some);
 }
 
 /* Every allowed value of every parameter of our own GEMM kernels, one at a time, gives the right product or is refused.
@@ -202,4 +211,20 @@ Test(tuning, gemm_is_right_with_every_value, .init = init, .fini = scratch_remov
             }
         od_cases_end(cs);
     }
+}
+
+/* The rows in the program: each sets what its table allows. */
+Test(tuning, shipped_rows_are_valid, .init = init, .fini = scratch_remove) {
+    od_tuning_row *rows = NULL;
+    size_t count = 0;
+    OD_MUST(od_tuning_rows_parse(od_tuning_shipped, strlen(od_tuning_shipped), "shipped", &rows, &count));
+    cr_assert_gt(count, 0);
+    for (size_t i = 0; i < count; i++) {
+        const od_tuning_table *named = od_tuning_table_named(rows[i].variant);
+        const int defaults[OD_TUNING_PARAMETERS] = {0};
+        char why[128];
+        cr_assert_not_null(named, "row %zu: %s", i, rows[i].variant);
+        cr_assert(od_tuning_row_valid(&rows[i], named, NULL, defaults, why, sizeof why), "row %zu: %s", i, why);
+    }
+    free(rows);
 }
