@@ -20,6 +20,7 @@ typedef enum od_status {
     OD_ERR_UNSUPPORTED,   /* valid, but not on this device or in this build */
     OD_ERR_NUMERIC,       /* NaN or infinity in a loss, a comparison that failed */
     OD_ERR_INTERRUPTED,   /* a signal asked to stop; the state was saved */
+    OD_ERR_PEER,          /* another device or rank of the same run failed */
 } od_status;
 
 /* The code's name in words, for example "bad file". Never NULL. */

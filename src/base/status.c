@@ -42,6 +42,7 @@ static const char *const names[] = {
     [OD_ERR_UNSUPPORTED] = "not supported",
     [OD_ERR_NUMERIC] = "numeric failure",
     [OD_ERR_INTERRUPTED] = "interrupted",
+    [OD_ERR_PEER] = "another device failed",
 };
 
 const char *od_status_name(od_status status) {

@@ -1,0 +1,533 @@
+/* Members of a process meet at a lock; the last to come does what is to be done for all, in MPI too. */
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/grow.h"
+#include "dist/world.h"
+
+enum { MESSAGE = 600 };
+
+/* A part of the background sums: as many arrays as members, then their sum in the first. */
+typedef struct part {
+    size_t at, n;
+    int arrived;
+    float *stand_in; /* zeros of a process all of whose members failed */
+} part;
+
+/* What the meetings of a step were about, so that a process whose members have all failed can still take part. */
+typedef struct planned {
+    size_t n;  /* values */
+    int parts; /* given before it */
+} planned;
+
+struct od_member {
+    od_team *team;
+    int local;      /* index in the process */
+    int parts;      /* given in this step */
+    float *base;    /* where the parts lie */
+    double *values; /* at the present meeting */
+    bool failing;
+    double waited;
+};
+
+struct od_team {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    int rank, ranks, local, first, count; /* first: index of this process's first member */
+    int *counts;                          /* (ranks) members */
+    od_member *members, **here;           /* as created; (local) those that are in the team now */
+
+    int arrived;
+    unsigned long generation; /* of meetings */
+    size_t n;                 /* values of the present meeting */
+    bool mismatch;
+    double *total; /* (n + 1): the last one counts members that failed */
+    size_t capacity;
+    double failures;
+
+    part *parts;
+    size_t part_count, part_capacity;
+    planned *plan; /* of the step's meetings so far, and of an earlier step's beyond them */
+    size_t plan_count, plan_capacity, at;
+    size_t *plan_parts; /* sizes of the parts */
+    size_t plan_part_count, plan_part_capacity;
+
+    char *failed;                         /* (count) after od_member_agree */
+    char message[MESSAGE], told[MESSAGE]; /* of the first here to fail; of the first of all */
+    float *gathered;
+    void *shared;
+    size_t shared_bytes;
+    od_team_times times;
+};
+
+/* ---- life ------------------------------------------------------------------------------------------------------- */
+
+od_status od_team_create(od_team **out, int members) {
+    od_team *team = calloc(1, sizeof *team);
+    if (!team || members < 1) {
+        free(team);
+        return od_fail(OD_ERR_ARGUMENT, "a team of %d members", members);
+    }
+    team->rank = od_world_rank();
+    team->ranks = od_world_ranks();
+    team->local = members;
+    team->counts = calloc((size_t)team->ranks, sizeof *team->counts);
+    team->members = calloc((size_t)members, sizeof *team->members);
+    team->here = calloc((size_t)members, sizeof *team->here);
+    if (team->counts)
+        world_counts(team->counts, members);
+    for (int r = 0; r < team->ranks && team->counts; r++) {
+        team->first += r < team->rank ? team->counts[r] : 0;
+        team->count += team->counts[r];
+    }
+    team->failed = calloc((size_t)team->count + 1, 1);
+    pthread_mutex_init(&team->lock, NULL);
+    pthread_cond_init(&team->changed, NULL);
+    *out = team;
+    if (!team->counts || !team->members || !team->here || !team->failed) {
+        od_team_destroy(team);
+        *out = NULL;
+        return od_fail(OD_ERR_MEMORY, "no memory for a team of %d members", members);
+    }
+    for (int i = 0; i < members; i++) {
+        team->members[i] = (od_member){.team = team, .local = i};
+        team->here[i] = &team->members[i];
+    }
+    return OD_OK;
+}
+
+static void drop_parts(od_team *team) {
+    for (size_t i = 0; i < team->part_count; i++)
+        free(team->parts[i].stand_in);
+    team->part_count = 0;
+}
+
+void od_team_destroy(od_team *team) {
+    if (!team)
+        return;
+    drop_parts(team);
+    pthread_mutex_destroy(&team->lock);
+    pthread_cond_destroy(&team->changed);
+    free(team->counts);
+    free(team->members);
+    free(team->here);
+    free(team->total);
+    free(team->parts);
+    free(team->plan);
+    free(team->plan_parts);
+    free(team->failed);
+    free(team->gathered);
+    free(team);
+}
+
+od_member *od_team_member(od_team *team, int i) {
+    return &team->members[i];
+}
+
+int od_member_index(const od_member *m) {
+    return m->team->first + m->local;
+}
+
+int od_member_count(const od_member *m) {
+    return m->team->count;
+}
+
+bool od_member_leads(const od_member *m) {
+    return od_member_index(m) == 0;
+}
+
+bool od_member_leads_process(const od_member *m) {
+    return m->local == 0;
+}
+
+/* ---- background sums -------------------------------------------------------------------------------------------- */
+
+/* All members have given part i, or those that have not failed: start its sum. */
+static void start_part(od_team *team, size_t i) {
+    part *p = &team->parts[i];
+    float *sum = NULL;
+    const double began = od_now();
+    for (int k = 0; k < team->local; k++) {
+        const od_member *m = team->here[k];
+        if (m->parts <= (int)i)
+            continue;
+        if (!sum) {
+            sum = m->base + p->at;
+            continue;
+        }
+        const float *restrict other = m->base + p->at;
+        for (size_t e = 0; e < p->n; e++)
+            sum[e] += other[e];
+    }
+    if (!sum)
+        sum = p->stand_in;
+    world_start_sum(sum, p->n);
+    team->times.reduce += od_now() - began;
+    team->times.bytes += (double)p->n * sizeof(float);
+}
+
+od_status od_member_reduce(od_member *m, float *base, size_t at, size_t n) {
+    od_team *team = m->team;
+    const double began = od_now();
+    od_status status = OD_OK;
+    pthread_mutex_lock(&team->lock);
+    const size_t i = (size_t)m->parts;
+    if (i == team->part_count) {
+        part *grown = od_grow(team->parts, team->part_count, &team->part_capacity, sizeof *grown);
+        if (grown) {
+            team->parts = grown;
+            team->parts[team->part_count++] = (part){.at = at, .n = n};
+        } else {
+            status = od_fail(OD_ERR_MEMORY, "no memory for a gradient bucket");
+        }
+    }
+    if (!status && (team->parts[i].at != at || team->parts[i].n != n))
+        status = od_fail(OD_ERR_ARGUMENT, "member %d reduces %zu values at %zu where others reduce %zu at %zu",
+                         od_member_index(m), n, at, team->parts[i].n, team->parts[i].at);
+    if (!status) {
+        m->base = base;
+        m->parts++;
+        if (++team->parts[i].arrived == team->local)
+            start_part(team, i);
+    }
+    pthread_mutex_unlock(&team->lock);
+    m->waited += od_now() - began;
+    return status;
+}
+
+/* Members failed before they gave their parts: the sums go on without theirs, so that all ranks start as many. */
+static void complete_parts(od_team *team) {
+    for (size_t i = 0; i < team->part_count; i++)
+        if (team->parts[i].arrived < team->local) {
+            start_part(team, i);
+            team->parts[i].arrived = team->local;
+        }
+}
+
+static bool all_failing(const od_team *team) {
+    for (int k = 0; k < team->local; k++)
+        if (!team->here[k]->failing)
+            return false;
+    return true;
+}
+
+/* Other ranks wait for what can't be done. */
+static _Noreturn void give_up(const char *message) {
+    (void)fprintf(stderr, "offdiag: %s\n", message);
+    od_world_abort(1);
+    abort();
+}
+
+/* No member of this process is left to say what this meeting is about: as in an earlier step. */
+static void follow_plan(od_team *team) {
+    if (team->ranks == 1)
+        return;
+    if (team->at >= team->plan_count)
+        give_up(team->message);
+    team->n = team->plan[team->at].n;
+    for (size_t i = team->part_count; (int)i < team->plan[team->at].parts; i++) {
+        part *grown = od_grow(team->parts, team->part_count, &team->part_capacity, sizeof *grown);
+        float *zeros = calloc(team->plan_parts[i], sizeof *zeros);
+        if (!grown || !zeros)
+            give_up(team->message);
+        (team->parts = grown)[team->part_count++] = (part){.n = team->plan_parts[i], .stand_in = zeros};
+    }
+}
+
+static void remember(od_team *team) {
+    planned *plan = team->at < team->plan_count
+                        ? team->plan
+                        : od_grow(team->plan, team->plan_count, &team->plan_capacity, sizeof *plan);
+    size_t *sizes = team->plan_parts;
+    if (team->part_count > team->plan_part_count)
+        sizes = realloc(sizes, team->part_count * sizeof *sizes);
+    if (!plan || (team->part_count && !sizes))
+        give_up("no memory for the plan of a step");
+    for (size_t i = 0; i < team->part_count; i++)
+        sizes[i] = team->parts[i].n;
+    team->plan_parts = sizes;
+    team->plan_part_count = team->part_count > team->plan_part_count ? team->part_count : team->plan_part_count;
+    team->plan = plan;
+    team->plan[team->at] = (planned){.n = team->n, .parts = (int)team->part_count};
+    team->plan_count = team->at >= team->plan_count ? team->at + 1 : team->plan_count;
+}
+
+/* ---- meetings --------------------------------------------------------------------------------------------------- */
+
+/* For all members: their values' sum in member order, and how many failed. */
+static void add_up(od_team *team) {
+    if (all_failing(team))
+        follow_plan(team);
+    else
+        remember(team);
+    team->at++;
+    complete_parts(team);
+    if (team->n + 1 > team->capacity) {
+        free(team->total);
+        team->capacity = team->n + 1;
+        team->total = malloc(team->capacity * sizeof *team->total);
+    }
+    if (!team->total)
+        give_up("no memory for a sum over devices");
+    memset(team->total, 0, (team->n + 1) * sizeof *team->total);
+    for (int k = 0; k < team->local; k++) {
+        const od_member *m = team->here[k];
+        if (m->failing || team->mismatch)
+            team->total[team->n] += 1;
+        else
+            for (size_t i = 0; i < team->n; i++)
+                team->total[i] += m->values[i];
+    }
+    world_sum(team->total, team->n + 1);
+    team->failures = team->total[team->n];
+}
+
+/* What the last to come does beside. */
+typedef void (*duty)(od_team *team);
+
+/* Returns how many members failed. */
+static double meet(od_member *m, double *values, size_t n, bool failing, duty then) {
+    od_team *team = m->team;
+    const double began = od_now();
+    pthread_mutex_lock(&team->lock);
+    m->values = values;
+    m->failing = failing;
+    if (!failing) {
+        team->mismatch = team->mismatch || (team->n != SIZE_MAX && team->arrived > 0 && team->n != n);
+        team->n = n;
+    } else if (team->arrived == 0) {
+        team->n = SIZE_MAX; /* not known yet */
+    }
+    if (++team->arrived == team->local) {
+        team->n = team->n == SIZE_MAX ? 0 : team->n;
+        add_up(team);
+        if (then && team->failures == 0) /* where all of a process failed nobody knows what was to follow */
+            then(team);
+        team->arrived = 0;
+        team->mismatch = false;
+        team->generation++;
+        pthread_cond_broadcast(&team->changed);
+    } else {
+        for (const unsigned long mine = team->generation; mine == team->generation;)
+            pthread_cond_wait(&team->changed, &team->lock);
+    }
+    const double failures = team->failures;
+    if (!failing && failures == 0 && n)
+        memcpy(values, team->total, n * sizeof *values);
+    m->waited += od_now() - began;
+    if (m->local == 0)
+        team->times.sum += od_now() - began;
+    pthread_mutex_unlock(&team->lock);
+    return failures;
+}
+
+static od_status peer(void) {
+    return od_fail(OD_ERR_PEER, "another device failed");
+}
+
+void od_member_begin(od_member *m) {
+    if (m->local == 0) {
+        pthread_mutex_lock(&m->team->lock);
+        m->team->at = 0;
+        pthread_mutex_unlock(&m->team->lock);
+    }
+}
+
+od_status od_member_sum(od_member *m, double *values, size_t n) {
+    return meet(m, values, n, false, NULL) > 0 ? peer() : OD_OK;
+}
+
+static void finish_parts(od_team *team) {
+    const double began = od_now();
+    world_finish_sums();
+    drop_parts(team);
+    team->times.reduce += od_now() - began;
+    team->times.reduce_waited += od_now() - began;
+}
+
+od_status od_member_reduced(od_member *m, const float **total) {
+    const double failures = meet(m, NULL, 0, false, finish_parts);
+    m->parts = 0;
+    *total = m->team->here[0]->base;
+    return failures > 0 ? peer() : OD_OK;
+}
+
+/* ---- failure ---------------------------------------------------------------------------------------------------- */
+
+static int first_failed(const od_team *team) {
+    for (int i = 0; i < team->count; i++)
+        if (team->failed[i])
+            return i;
+    return -1;
+}
+
+/* What the first member that failed said, to all ranks. */
+static void tell(od_team *team) {
+    int from = 0, before = 0;
+    for (int i = 0; i < team->count; i++)
+        team->failed[i] = team->total[i] > 0;
+    finish_parts(team);
+    const int who = first_failed(team);
+    while (from + 1 < team->ranks && who >= before + team->counts[from])
+        before += team->counts[from++];
+    memcpy(team->told, team->message, sizeof team->told);
+    team->message[0] = '\0';
+    world_share(team->told, sizeof team->told, from);
+}
+
+od_status od_member_agree(od_member *m, od_status status) {
+    od_team *team = m->team;
+    const bool own = status != OD_OK && status != OD_ERR_PEER;
+    char message[MESSAGE] = "";
+    if (own) {
+        (void)snprintf(message, sizeof message, "%s", od_error_message());
+        pthread_mutex_lock(&team->lock);
+        if (!team->message[0])
+            memcpy(team->message, message, sizeof message);
+        pthread_mutex_unlock(&team->lock);
+    }
+    if (status != OD_ERR_PEER && meet(m, NULL, 0, own, NULL) == 0)
+        return OD_OK;
+
+    /* all are here now: who was it? */
+    double *flags = calloc((size_t)team->count, sizeof *flags);
+    if (!flags)
+        give_up("no memory for a list of devices");
+    flags[od_member_index(m)] = own;
+    meet(m, flags, (size_t)team->count, false, tell);
+    free(flags);
+    m->parts = 0;
+    return own ? od_fail(status, "%s", message) : od_fail(OD_ERR_PEER, "%s", team->told);
+}
+
+bool od_member_failed(const od_member *m, int index) {
+    return m->team->failed[index] != 0;
+}
+
+/* team->total (count): whether each member stays. */
+static void rearrange(od_team *team) {
+    const int before = team->first;
+    int local = 0, ranks = 0, count = 0;
+    for (int r = 0, i = 0; r < team->ranks; r++) {
+        int stay = 0;
+        for (int k = 0; k < team->counts[r]; k++, i++)
+            stay += team->total[i] > 0;
+        if (r == team->rank)
+            team->first = count;
+        count += stay;
+        if (stay)
+            team->counts[ranks++] = stay; /* ranks <= r */
+    }
+    for (int k = 0; k < team->local; k++)
+        if (team->total[before + k] > 0) {
+            team->here[local] = team->here[k];
+            team->here[local]->local = local;
+            local++;
+        }
+    world_split(local > 0);
+    team->local = local;
+    team->count = count;
+    team->ranks = ranks;
+    team->rank = od_world_rank();
+    team->plan_count = 0;
+}
+
+od_status od_member_stay(od_member *m, bool stays) {
+    double *flags = calloc((size_t)m->team->count, sizeof *flags);
+    if (!flags)
+        give_up("no memory for a list of devices");
+    flags[od_member_index(m)] = stays;
+    const double failures = meet(m, flags, (size_t)m->team->count, false, rearrange);
+    free(flags);
+    return failures > 0 ? peer() : OD_OK;
+}
+
+/* ---- data ------------------------------------------------------------------------------------------------------- */
+
+static void make_room(od_team *team) {
+    free(team->gathered);
+    team->gathered = malloc((size_t)team->total[0] * sizeof(float));
+    if (!team->gathered && team->total[0] > 0)
+        give_up("no memory for what all devices computed");
+}
+
+/* team->total (count): what each member gives. */
+static void exchange(od_team *team) {
+    size_t *counts = calloc((size_t)team->ranks, sizeof *counts);
+    if (!counts)
+        give_up("no memory for a list of ranks");
+    for (int r = 0, i = 0; r < team->ranks; r++)
+        for (int k = 0; k < team->counts[r]; k++, i++)
+            counts[r] += (size_t)team->total[i];
+    if (world_gather(team->gathered, counts))
+        give_up(od_error_message());
+    free(counts);
+}
+
+od_status od_member_gather(od_member *m, const float **all, const float *own, size_t first, size_t n, size_t total) {
+    od_team *team = m->team;
+    double *sizes = calloc((size_t)team->count, sizeof *sizes), sum = (double)n;
+    if (!sizes)
+        give_up("no memory for a list of devices");
+    od_status status = OD_OK;
+    sizes[od_member_index(m)] = (double)n;
+    if (meet(m, &sum, 1, false, make_room) > 0)
+        status = peer();
+    else if ((size_t)sum != total || first + n > total)
+        status = od_fail(OD_ERR_ARGUMENT, "members give %.0f values of %zu", sum, total);
+    if (!status && n)
+        memcpy(team->gathered + first, own, n * sizeof *own);
+    if (!status && meet(m, sizes, (size_t)team->count, false, exchange) > 0)
+        status = peer();
+    *all = team->gathered;
+    free(sizes);
+    return status;
+}
+
+static void forget(od_team *team) {
+    free(team->gathered);
+    team->gathered = NULL;
+}
+
+void od_member_release(od_member *m) {
+    meet(m, NULL, 0, false, forget);
+}
+
+static void spread(od_team *team) {
+    world_share(team->shared, team->shared_bytes, 0);
+}
+
+od_status od_member_share(od_member *m, void *data, size_t bytes) {
+    od_team *team = m->team;
+    if (m->local == 0) {
+        pthread_mutex_lock(&team->lock);
+        team->shared = data;
+        team->shared_bytes = bytes;
+        pthread_mutex_unlock(&team->lock);
+    }
+    if (meet(m, NULL, 0, false, spread) > 0)
+        return peer();
+    if (m->local > 0)
+        memcpy(data, team->shared, bytes);
+    return meet(m, NULL, 0, false, NULL) > 0 ? peer() : OD_OK; /* nobody's data changes before all have it */
+}
+
+od_team_times od_team_get_times(const od_team *team) {
+    return team->times;
+}
+
+void od_team_reset_times(od_team *team) {
+    team->times = (od_team_times){0};
+}
+
+double od_member_waited(const od_member *m) {
+    return m->waited;
+}
+
+void od_member_reset_waited(od_member *m) {
+    m->waited = 0;
+}
