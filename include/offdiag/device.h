@@ -1,8 +1,9 @@
 /* The device layer: find OpenCL devices, open one, give it buffers, kernels and launches.
  *
  * One od_device holds a context, ONE in-order queue, a buffer pool with a budget, and the programs built so far. Work
- * is enqueued and returns at once; only od_buffer_read and od_device_finish wait. A device is used from one thread at a
- * time. Nothing outside src/device sees an OpenCL type. */
+ * is enqueued and returns at once; only od_buffer_read, od_device_finish and od_mark_wait wait. A device is used from
+ * one thread at a time; several devices may be used from as many threads at once, even where they are the same
+ * hardware. Nothing outside src/device sees an OpenCL type. */
 #ifndef OFFDIAG_DEVICE_H
 #define OFFDIAG_DEVICE_H
 
@@ -107,6 +108,29 @@ od_status od_buffer_read(const od_buffer *buffer, size_t offset, void *data, siz
 od_status od_buffer_copy(od_buffer *to, size_t to_offset, const od_buffer *from, size_t from_offset, size_t bytes);
 od_status od_buffer_fill(od_buffer *buffer, size_t offset, size_t bytes, uint32_t pattern); /* multiples of 4 */
 
+/* The same in the background: they return at once, and `data` is the driver's (read: not there yet; write: not to be
+ * changed) until a later od_buffer_read, od_device_finish or od_mark_wait of the device has returned. What failed
+ * meanwhile is told by the next od_buffer_read or od_device_finish, by its place and size. `data` best lies in pinned
+ * memory. */
+od_status od_buffer_write_start(od_buffer *buffer, size_t offset, const void *data, size_t bytes);
+od_status od_buffer_read_start(const od_buffer *buffer, size_t offset, void *data, size_t bytes);
+
+/* How far the queue has got: a mark is passed once all that was queued before it is over. It also flushes. Any thread
+ * may wait, one at a time, while the device's own goes on. Without OD_OK from the next od_buffer_read or
+ * od_device_finish it is not known whether what came before the mark went well. */
+typedef struct od_mark od_mark;
+od_status od_device_mark(od_device *device, od_mark **out);
+od_status od_mark_wait(const od_mark *mark);
+void od_mark_release(od_mark *mark); /* passed or not; NULL is fine */
+
+/* Host memory (aligned to 64 bytes, contents undefined) that the driver transfers from and to without a copy of its
+ * own; plain memory where the driver has none to give. Where host and device share memory it counts in
+ * od_device_memory. Release it when the transfers from and to it are over, before the device is closed. */
+typedef struct od_pinned od_pinned;
+od_status od_pinned_create(od_device *device, size_t bytes, od_pinned **out);
+void *od_pinned_memory(const od_pinned *pinned);
+void od_pinned_release(od_pinned *pinned); /* NULL is fine */
+
 /* A place in a buffer, in float (or 32-bit) elements. Kernels take it as a pointer and a 64-bit offset. */
 typedef struct od_span {
     od_buffer *buffer; /* NULL: no tensor */
@@ -127,6 +151,8 @@ od_status od_span_create(od_device *device, size_t elements, od_span *out);
 od_status od_span_borrow(od_device *device, size_t elements, od_span *out);
 od_status od_span_write(od_span to, const float *data, size_t elements);
 od_status od_span_read(od_span from, float *data, size_t elements);
+od_status od_span_write_start(od_span to, const float *data, size_t elements);
+od_status od_span_read_start(od_span from, float *data, size_t elements);
 od_status od_span_zero(od_span s, size_t elements);
 od_status od_span_copy(od_span to, od_span from, size_t elements);
 

@@ -10,13 +10,6 @@
 #include "device/internal.h"
 #include "device/plan.h"
 
-struct od_buffer {
-    od_device *device;
-    cl_mem mem;
-    size_t bytes, capacity; /* asked for, and what there is */
-    od_buffer *next;        /* in the pool */
-};
-
 enum { SMALLEST = 256 };
 
 /* Capacities are powers of two and seven steps between two of them: at most an eighth is wasted. */
@@ -40,6 +33,15 @@ static void destroy(od_buffer *buffer) {
     free(buffer);
 }
 
+static od_status refuse(const od_device *device, size_t bytes, const char *why) {
+    const od_pool *pool = &device->pool;
+    return od_fail(OD_ERR_DEVICE_MEMORY,
+                   "%s: no memory for a buffer of %zu bytes (%.1f MiB): %s; in use %.1f MiB, budget %.1f MiB, largest "
+                   "allocation %.1f MiB",
+                   device->info.name, bytes, (double)bytes / 0x1p20, why, (double)pool->live / 0x1p20,
+                   (double)pool->budget / 0x1p20, (double)device->info.max_alloc_bytes / 0x1p20);
+}
+
 /* Give idle buffers back, the largest first, until at most `keep` bytes are left. */
 static void trim(od_device *device, uint64_t keep) {
     od_pool *pool = &device->pool;
@@ -54,6 +56,21 @@ static void trim(od_device *device, uint64_t keep) {
 
 void od_pool_empty(od_device *device) {
     trim(device, 0);
+}
+
+od_status od_pool_count(od_device *device, size_t bytes) {
+    od_pool *pool = &device->pool;
+    if (bytes > pool->budget || pool->live > pool->budget - bytes)
+        return refuse(device, bytes, "over the budget");
+    trim(device, pool->budget - pool->live - bytes);
+    pool->live += bytes;
+    if (pool->live + pool->idle > pool->peak)
+        pool->peak = pool->live + pool->idle;
+    return OD_OK;
+}
+
+void od_pool_uncount(od_device *device, size_t bytes) {
+    device->pool.live -= bytes;
 }
 
 /* The smallest idle buffer of the size's own class, or of up to `wider` classes above it. */
@@ -84,15 +101,6 @@ static void replace(od_device *device, size_t capacity, unsigned wider) {
             pool->idle -= buffer->capacity;
             destroy(buffer);
         }
-}
-
-static od_status refuse(const od_device *device, size_t bytes, const char *why) {
-    const od_pool *pool = &device->pool;
-    return od_fail(OD_ERR_DEVICE_MEMORY,
-                   "%s: no memory for a buffer of %zu bytes (%.1f MiB): %s; in use %.1f MiB, budget %.1f MiB, largest "
-                   "allocation %.1f MiB",
-                   device->info.name, bytes, (double)bytes / 0x1p20, why, (double)pool->live / 0x1p20,
-                   (double)pool->budget / 0x1p20, (double)device->info.max_alloc_bytes / 0x1p20);
 }
 
 static od_status create_mem(od_device *device, od_buffer *buffer) {
@@ -180,86 +188,11 @@ cl_mem od_buffer_mem(const od_buffer *buffer) {
     return buffer->mem;
 }
 
-/* ---- transfers --------------------------------------------------------------------------------------------------- */
-
-static od_status check_part(const char *what, const od_buffer *buffer, size_t offset, size_t bytes) {
-    if (!buffer)
-        return od_fail(OD_ERR_ARGUMENT, "%s: no buffer", what);
-    if (offset > buffer->bytes || bytes > buffer->bytes - offset)
-        return od_fail(OD_ERR_ARGUMENT, "%s: bytes %zu to %zu + %zu are not in a buffer of %zu", what, offset, offset,
-                       bytes, buffer->bytes);
-    return OD_OK;
-}
-
-static od_status ended(od_device *device, cl_int error, const char *call, size_t bytes) {
-    if (error)
-        return od_cl_fail(error, call, &device->info, "%zu bytes", bytes);
-    od_device_enqueued(device);
-    return OD_OK;
-}
-
-od_status od_buffer_write(od_buffer *buffer, size_t offset, const void *data, size_t bytes) {
-    od_status status = check_part("write", buffer, offset, bytes);
-    if (status || bytes == 0 || od_device_is_plan(buffer->device))
-        return status;
-    cl_int error =
-        clEnqueueWriteBuffer(buffer->device->queue, buffer->mem, CL_TRUE, offset, bytes, data, 0, NULL, NULL);
-    return ended(buffer->device, error, "clEnqueueWriteBuffer", bytes);
-}
-
-od_status od_buffer_read(const od_buffer *buffer, size_t offset, void *data, size_t bytes) {
-    od_status status = check_part("read", buffer, offset, bytes);
-    if (status || bytes == 0)
-        return status;
-    if (od_device_is_plan(buffer->device)) {
-        memset(data, 0, bytes);
-        return OD_OK;
-    }
-    cl_int error = clEnqueueReadBuffer(buffer->device->queue, buffer->mem, CL_TRUE, offset, bytes, data, 0, NULL, NULL);
-    return ended(buffer->device, error, "clEnqueueReadBuffer", bytes);
-}
-
-od_status od_buffer_copy(od_buffer *to, size_t to_offset, const od_buffer *from, size_t from_offset, size_t bytes) {
-    od_status status = check_part("copy to", to, to_offset, bytes);
-    if (!status)
-        status = check_part("copy from", from, from_offset, bytes);
-    if (status || bytes == 0)
-        return status;
-    if (to->device != from->device)
-        return od_fail(OD_ERR_ARGUMENT, "copy: the buffers belong to different devices");
-    if (to == from && to_offset < from_offset + bytes && from_offset < to_offset + bytes)
-        return od_fail(OD_ERR_ARGUMENT, "copy: %zu bytes from %zu and to %zu of one buffer overlap", bytes, from_offset,
-                       to_offset);
-    if (od_device_is_plan(to->device))
-        return OD_OK;
-    cl_int error =
-        clEnqueueCopyBuffer(to->device->queue, from->mem, to->mem, from_offset, to_offset, bytes, 0, NULL, NULL);
-    return ended(to->device, error, "clEnqueueCopyBuffer", bytes);
-}
-
-od_status od_buffer_fill(od_buffer *buffer, size_t offset, size_t bytes, uint32_t pattern) {
-    od_status status = check_part("fill", buffer, offset, bytes);
-    if (status || bytes == 0)
-        return status;
-    if (offset % 4 || bytes % 4)
-        return od_fail(OD_ERR_ARGUMENT, "fill: offset %zu and size %zu must be multiples of 4", offset, bytes);
-    if (od_device_is_plan(buffer->device))
-        return OD_OK;
-    cl_int error = clEnqueueFillBuffer(buffer->device->queue, buffer->mem, &pattern, 4, offset, bytes, 0, NULL, NULL);
-    return ended(buffer->device, error, "clEnqueueFillBuffer", bytes);
-}
-
 /* ---- spans ------------------------------------------------------------------------------------------------------- */
 
 /* Elements to bytes; false where they can't be. */
 static bool to_bytes(size_t elements, size_t *bytes) {
     return !__builtin_mul_overflow(elements, sizeof(float), bytes);
-}
-
-static od_status span_bytes(od_span s, size_t elements, size_t *offset, size_t *bytes) {
-    if (!to_bytes(s.offset, offset) || !to_bytes(elements, bytes))
-        return od_fail(OD_ERR_ARGUMENT, "%zu elements at %zu: too many", elements, s.offset);
-    return OD_OK;
 }
 
 od_status od_span_create(od_device *device, size_t elements, od_span *out) {
@@ -277,30 +210,4 @@ od_status od_span_borrow(od_device *device, size_t elements, od_span *out) {
     if (!to_bytes(elements, &bytes))
         return od_fail(OD_ERR_DEVICE_MEMORY, "no memory for %zu elements", elements);
     return acquire(device, bytes, WIDER, &out->buffer);
-}
-
-od_status od_span_write(od_span to, const float *data, size_t elements) {
-    size_t offset = 0, bytes = 0;
-    od_status status = span_bytes(to, elements, &offset, &bytes);
-    return status ? status : od_buffer_write(to.buffer, offset, data, bytes);
-}
-
-od_status od_span_read(od_span from, float *data, size_t elements) {
-    size_t offset = 0, bytes = 0;
-    od_status status = span_bytes(from, elements, &offset, &bytes);
-    return status ? status : od_buffer_read(from.buffer, offset, data, bytes);
-}
-
-od_status od_span_zero(od_span s, size_t elements) {
-    size_t offset = 0, bytes = 0;
-    od_status status = span_bytes(s, elements, &offset, &bytes);
-    return status ? status : od_buffer_fill(s.buffer, offset, bytes, 0);
-}
-
-od_status od_span_copy(od_span to, od_span from, size_t elements) {
-    size_t to_offset = 0, from_offset = 0, bytes = 0;
-    od_status status = span_bytes(to, elements, &to_offset, &bytes);
-    if (!status)
-        status = span_bytes(from, elements, &from_offset, &bytes);
-    return status ? status : od_buffer_copy(to.buffer, to_offset, from.buffer, from_offset, bytes);
 }

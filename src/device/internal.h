@@ -61,6 +61,13 @@ typedef struct od_pending {
     od_work work;
 } od_pending;
 
+/* A transfer that goes on in the background, until a call that waited has seen how it ended. */
+typedef struct od_transfer {
+    cl_event event;
+    const char *call;
+    size_t offset, bytes;
+} od_transfer;
+
 struct od_device {
     od_device_info info;
     od_family family;
@@ -72,6 +79,8 @@ struct od_device {
     cl_command_queue queue;
     unsigned unflushed; /* commands since the last flush */
     od_pool pool;
+    od_transfer *transfers; /* in the order of the queue */
+    size_t transfer_count, transfer_room;
     od_program *programs;
     od_kernel *kernels[OD_KERNEL_SLOTS];
     od_pending pending[OD_PROFILE_PENDING]; /* launches whose time is not read yet */
@@ -79,6 +88,13 @@ struct od_device {
     od_work_done work; /* since the last reset of the profile */
     od_build_stats stats;
     struct od_tuning *tuning; /* NULL: no memory for it */
+};
+
+struct od_buffer {
+    od_device *device;
+    cl_mem mem;
+    size_t bytes, capacity; /* asked for, and what there is */
+    od_buffer *next;        /* in the pool */
 };
 
 /* What a kernel's parameter takes, where the driver tells. */
@@ -106,7 +122,14 @@ struct od_kernel {
 od_family od_family_of(od_family asked, od_device_type type);
 
 void od_pool_empty(od_device *device); /* give idle buffers back to the driver */
+/* Memory of the device that is no buffer of the pool: counts against the budget. */
+od_status od_pool_count(od_device *device, size_t bytes);
+void od_pool_uncount(od_device *device, size_t bytes);
 cl_mem od_buffer_mem(const od_buffer *buffer);
+
+/* After a call that waited for the queue and ended with `error`: forget the transfers that were started before it. The
+ * first of them that failed is what is told; otherwise the call itself, with `bytes` where it moved any. */
+od_status od_transfers_end(od_device *device, cl_int error, const char *call, size_t bytes);
 
 /* Every enqueued command passes here: pushes work to the driver every few commands. */
 void od_device_enqueued(od_device *device);

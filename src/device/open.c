@@ -103,6 +103,7 @@ void od_device_close(od_device *device) {
     if (device->context)
         (void)clReleaseContext(device->context);
     od_tuning_close(device->tuning);
+    free(device->transfers);
     free(device);
 }
 
@@ -131,8 +132,7 @@ od_status od_device_finish(od_device *device) {
     device->unflushed = 0;
     if (od_device_is_plan(device))
         return OD_OK;
-    cl_int error = clFinish(device->queue);
-    return error ? od_cl_fail(error, "clFinish", &device->info, "%s", "") : OD_OK;
+    return od_transfers_end(device, clFinish(device->queue), "clFinish", 0);
 }
 
 void od_device_enqueued(od_device *device) {
