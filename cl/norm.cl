@@ -68,6 +68,44 @@ static inline void put_affine(__global float *affine, vec mean, vec rstd, const 
     store(affine + c, fma(-mean, slope, shift), lanes);
 }
 
+/* The mean and the M2 of `rows` rows from those of their parts (parts, 3, c). */
+static inline void add_parts(vec *mean, vec *m2, const __global float *part, uint rows, uint c, uint parts, uint lanes,
+                             __local vec *scratch) {
+    vec sum = ZERO, lost = ZERO, squares = ZERO, squares_lost = ZERO;
+    for (uint i = ROW_LANE; i < parts; i += TY) {
+        const __global float *at = part + (ulong)i * 3 * c;
+        add_compensated(&sum, &lost, load(at + c, lanes) * load(at, lanes));
+    }
+    *mean = column_total(sum - lost, scratch) / (float)rows;
+    for (uint i = ROW_LANE; i < parts; i += TY) {
+        const __global float *at = part + (ulong)i * 3 * c;
+        vec d = load(at + c, lanes) - *mean;
+        add_compensated(&squares, &squares_lost, load(at + 2 * c, lanes) + d * d * load(at, lanes));
+    }
+    *m2 = column_total(squares - squares_lost, scratch);
+}
+
+/* merged (groups, 3, c) from the parts (groups, parts, 3, c): rows, mean, M2. The parts' means are relative to `pivot`,
+ * as in finish_stats; merged's are not. */
+COLUMN_KERNEL merge_stats(__global float *merged, ulong merged_offset, const __global float *partial,
+                          ulong partial_offset, const __global float *pivot, ulong pivot_offset, uint groups, uint rows,
+                          uint c, uint parts, int has_pivot) {
+    __local vec scratch[TX * TY];
+    uint col = FIRST_COLUMN, lanes = LANES(col, c);
+    for (ulong g = 0; g < groups; g++) {
+        vec mean, m2;
+        add_parts(&mean, &m2, partial + partial_offset + g * parts * 3 * c + col, rows, c, parts, lanes, scratch);
+        if (ROW_LANE == 0) {
+            __global float *out = merged + merged_offset + g * 3 * c + col;
+            if (has_pivot)
+                mean += load(pivot + pivot_offset + g * rows * c + col, lanes);
+            store(out, (vec)((float)rows), lanes);
+            store(out + c, mean, lanes);
+            store(out + 2 * c, m2, lanes);
+        }
+    }
+}
+
 /* saved (groups, 4, c) from the parts (groups, parts, 3, c), whose means are relative to `pivot` (row 0 of each group;
  * NULL: to 0); the running statistics take the groups in order. */
 COLUMN_KERNEL finish_stats(__global float *saved, ulong saved_offset, __global float *running_mean,
@@ -79,19 +117,8 @@ COLUMN_KERNEL finish_stats(__global float *saved, ulong saved_offset, __global f
     __local vec scratch[TX * TY];
     uint col = FIRST_COLUMN, lanes = LANES(col, c);
     for (ulong g = 0; g < groups; g++) {
-        const __global float *part = partial + partial_offset + g * parts * 3 * c + col;
-        vec sum = ZERO, lost = ZERO, m2 = ZERO, m2_lost = ZERO;
-        for (uint i = ROW_LANE; i < parts; i += TY) {
-            const __global float *at = part + (ulong)i * 3 * c;
-            add_compensated(&sum, &lost, load(at + c, lanes) * load(at, lanes));
-        }
-        vec mean = column_total(sum - lost, scratch) / (float)rows;
-        for (uint i = ROW_LANE; i < parts; i += TY) {
-            const __global float *at = part + (ulong)i * 3 * c;
-            vec d = load(at + c, lanes) - mean;
-            add_compensated(&m2, &m2_lost, load(at + 2 * c, lanes) + d * d * load(at, lanes));
-        }
-        m2 = column_total(m2 - m2_lost, scratch);
+        vec mean, m2;
+        add_parts(&mean, &m2, partial + partial_offset + g * parts * 3 * c + col, rows, c, parts, lanes, scratch);
         if (ROW_LANE == 0) {
             __global float *out = saved + saved_offset + g * 4 * c + col;
             if (has_pivot)
@@ -286,13 +313,14 @@ static inline void chunk_dx(__global float *dx, __global float *d_residual, cons
         }
 }
 
-/* dx = gamma rstd (g - mean g - xhat mean(g xhat)), d_residual = g. dx may be dy or x, d_residual may be dy: a place is
+/* dx = gamma rstd (g - mean g - xhat mean(g xhat)), d_residual = g; the means over all_rows, which may be more than are
+ * here. dx may be dy or x, d_residual may be dy: a place is
  * read before it is written. */
 COLUMN_KERNEL input_grads(__global float *dx, ulong dx_offset, __global float *d_residual, ulong d_residual_offset,
                           const __global float *dy, ulong dy_offset, const __global float *y, ulong y_offset,
                           const __global float *x, ulong x_offset, const __global float *saved, ulong saved_offset,
-                          const __global float *sums, ulong sums_offset, uint rows, uint c, uint chunk_rows,
-                          uint flags) {
+                          const __global float *sums, ulong sums_offset, uint rows, uint all_rows, uint c,
+                          uint chunk_rows, uint flags) {
     ulong group = get_group_id(2), first = (ulong)get_group_id(0) * chunk_rows, at = (group * rows + first) * c;
     uint n = min(chunk_rows, rows - (uint)first);
     saved_offset += group * 4 * c;
@@ -300,7 +328,7 @@ COLUMN_KERNEL input_grads(__global float *dx, ulong dx_offset, __global float *d
 #define CALL(col, nv, lanes)                                                                                           \
     chunk_dx(dx + dx_offset + at + (col), d_residual + d_residual_offset + at + (col), dy + dy_offset + at + (col),    \
              y + y_offset + at + (col), x + x_offset + at + (col), saved + saved_offset + (col),                       \
-             sums + sums_offset + (col), n, 1.0f / (float)rows, c, flags, nv, lanes)
+             sums + sums_offset + (col), n, 1.0f / (float)all_rows, c, flags, nv, lanes)
     FOR_COLUMNS(c, CALL)
 #undef CALL
 }

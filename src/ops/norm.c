@@ -71,21 +71,33 @@ static od_status finish(od_device *device, const od_columns *columns, const od_b
                      OD_I32(params->running_var.buffer != NULL), OD_U32(affine_flag(params)));
 }
 
+/* partial (groups, chunks, 3, c) of x, from the pool. */
+static od_status chunk_statistics(od_device *device, const od_columns *columns, const od_bn_shape *s, od_span *partial,
+                                  od_span x) {
+    od_kernel *stats;
+    od_status status = norm_kernel(device, columns, "stats", &stats);
+    if (!status)
+        status = od_span_create(device, (size_t)s->groups * columns->chunks * 3 * (size_t)s->c, partial);
+    if (status)
+        return status;
+    status =
+        OD_LAUNCH(stats, pass_range(columns, s, 4, 1), OD_SPAN(*partial), OD_SPAN(x), OD_U32((uint32_t)s->rows),
+                  OD_U32((uint32_t)s->c), OD_U32((uint32_t)columns->chunk_rows), OD_U32((uint32_t)columns->chunks));
+    if (status) {
+        od_buffer_release(partial->buffer);
+        *partial = OD_NO_SPAN;
+    }
+    return status;
+}
+
 od_status od_bn_statistics(od_device *device, const od_bn_shape *s, const od_bn_params *params, od_span saved,
                            od_span x) {
     od_status status = check_statistics(s, params);
     if (status)
         return status;
     od_columns columns = statistics_columns(device, s, params, saved, x);
-    od_kernel *stats;
-    od_span partial; // (groups, chunks, 3, c)
-    status = norm_kernel(device, &columns, "stats", &stats);
-    if (!status)
-        status = od_span_create(device, (size_t)s->groups * columns.chunks * 3 * (size_t)s->c, &partial);
-    if (status)
-        return status;
-    status = OD_LAUNCH(stats, pass_range(&columns, s, 4, 1), OD_SPAN(partial), OD_SPAN(x), OD_U32((uint32_t)s->rows),
-                       OD_U32((uint32_t)s->c), OD_U32((uint32_t)columns.chunk_rows), OD_U32((uint32_t)columns.chunks));
+    od_span partial = OD_NO_SPAN; // (groups, chunks, 3, c)
+    status = chunk_statistics(device, &columns, s, &partial, x);
     if (!status)
         status = finish(device, &columns, s, params, saved, partial, columns.chunks, x);
     od_buffer_release(partial.buffer);
@@ -99,6 +111,40 @@ od_status od_bn_finish(od_device *device, const od_bn_shape *s, const od_bn_para
         return status;
     od_columns columns = statistics_columns(device, s, params, saved, partial);
     return finish(device, &columns, s, params, saved, partial, (size_t)parts, OD_NO_SPAN);
+}
+
+static od_status merge(od_device *device, const od_columns *columns, const od_bn_shape *s, od_span merged,
+                       od_span partial, size_t parts, od_span pivot) {
+    od_kernel *kernel;
+    od_status status = norm_kernel(device, columns, "merge_stats", &kernel);
+    if (status)
+        return status;
+    return OD_LAUNCH(kernel, finish_range(columns, s, (double)parts, 3), OD_SPAN(merged), OD_SPAN(partial),
+                     OD_SPAN(pivot), OD_U32((uint32_t)s->groups), OD_U32((uint32_t)s->rows), OD_U32((uint32_t)s->c),
+                     OD_U32((uint32_t)parts), OD_I32(pivot.buffer != NULL));
+}
+
+od_status od_bn_merge(od_device *device, const od_bn_shape *s, od_span merged, od_span partial, int parts) {
+    static const od_bn_params none;
+    od_status status = check_shape(s, "forward", 1);
+    if (status)
+        return status;
+    od_columns columns = statistics_columns(device, s, &none, merged, partial);
+    return merge(device, &columns, s, merged, partial, (size_t)parts, OD_NO_SPAN);
+}
+
+od_status od_bn_merged(od_device *device, const od_bn_shape *s, od_span merged, od_span x) {
+    static const od_bn_params none;
+    od_status status = check_shape(s, "forward", 1);
+    if (status)
+        return status;
+    od_columns columns = statistics_columns(device, s, &none, merged, x);
+    od_span partial = OD_NO_SPAN; // (groups, chunks, 3, c)
+    status = chunk_statistics(device, &columns, s, &partial, x);
+    if (!status)
+        status = merge(device, &columns, s, merged, partial, columns.chunks, x);
+    od_buffer_release(partial.buffer);
+    return status;
 }
 
 od_status od_bn_running(od_device *device, const od_bn_shape *s, const od_bn_params *params, od_span saved) {
@@ -203,29 +249,54 @@ static od_status gradient_sums(od_device *device, const od_columns *columns, con
     return status;
 }
 
+static uint32_t backward_flags(const od_bn_fuse *fuse, od_span y, od_span d_residual) {
+    return (fuse && fuse->relu ? RELU : 0) | (y.buffer ? Y : 0) | (d_residual.buffer ? RESIDUAL : 0);
+}
+
+od_status od_bn_backward_sums(od_device *device, const od_bn_shape *shape, const od_bn_fuse *fuse, od_span sums,
+                              od_span dgamma, od_span dbeta, od_span dy, od_span y, od_span x, od_span saved,
+                              bool accumulate) {
+    od_status status = check_shape(shape, "backward", 1);
+    if (status)
+        return status;
+    od_columns columns =
+        OD_COLUMNS_OF(device, "bn_backward", (size_t)shape->rows, shape->c, sums, dgamma, dbeta, dy, y, x, saved);
+    return gradient_sums(device, &columns, shape, backward_flags(fuse, y, OD_NO_SPAN), sums, dgamma, dbeta, dy, y, x,
+                         saved, accumulate);
+}
+
+od_status od_bn_backward_input(od_device *device, const od_bn_shape *shape, int all_rows, const od_bn_fuse *fuse,
+                               od_span dx, od_span d_residual, od_span dy, od_span y, od_span x, od_span saved,
+                               od_span sums) {
+    od_status status = check_shape(shape, "backward", 1);
+    if (!status && all_rows < 2)
+        status = od_fail(OD_ERR_ARGUMENT, "batch norm backward: means over %d rows", all_rows);
+    if (status)
+        return status;
+    od_columns columns =
+        OD_COLUMNS_OF(device, "bn_backward", (size_t)shape->rows, shape->c, dx, d_residual, dy, y, x, saved, sums);
+    od_kernel *kernel;
+    status = norm_kernel(device, &columns, "input_grads", &kernel);
+    if (status)
+        return status;
+    return OD_LAUNCH(kernel, pass_range(&columns, shape, 6, 3 + (y.buffer != NULL) + (d_residual.buffer != NULL)),
+                     OD_SPAN(dx), OD_SPAN(d_residual), OD_SPAN(dy), OD_SPAN(y), OD_SPAN(x), OD_SPAN(saved),
+                     OD_SPAN(sums), OD_U32((uint32_t)shape->rows), OD_U32((uint32_t)all_rows),
+                     OD_U32((uint32_t)shape->c), OD_U32((uint32_t)columns.chunk_rows),
+                     OD_U32(backward_flags(fuse, y, d_residual)));
+}
+
 od_status od_bn_backward(od_device *device, const od_bn_shape *shape, const od_bn_fuse *fuse, od_span dx,
                          od_span d_residual, od_span dgamma, od_span dbeta, od_span dy, od_span y, od_span x,
                          od_span saved, bool accumulate) {
+    od_span sums = OD_NO_SPAN; // (groups, 2, c)
     od_status status = check_shape(shape, "backward", 2);
-    if (status)
-        return status;
-    od_columns columns = OD_COLUMNS_OF(device, "bn_backward", (size_t)shape->rows, shape->c, dx, d_residual, dgamma,
-                                       dbeta, dy, y, x, saved);
-    const uint32_t flags = (fuse && fuse->relu ? RELU : 0) | (y.buffer ? Y : 0) | (d_residual.buffer ? RESIDUAL : 0);
-    od_kernel *input_grads;
-    od_span sums; // (groups, 2, c)
-    status = norm_kernel(device, &columns, "input_grads", &input_grads);
     if (!status)
         status = od_span_create(device, (size_t)shape->groups * 2 * (size_t)shape->c, &sums);
-    if (status)
-        return status;
-    status = gradient_sums(device, &columns, shape, flags, sums, dgamma, dbeta, dy, y, x, saved, accumulate);
     if (!status)
-        status =
-            OD_LAUNCH(input_grads, pass_range(&columns, shape, 6, 3 + (y.buffer != NULL) + (d_residual.buffer != NULL)),
-                      OD_SPAN(dx), OD_SPAN(d_residual), OD_SPAN(dy), OD_SPAN(y), OD_SPAN(x), OD_SPAN(saved),
-                      OD_SPAN(sums), OD_U32((uint32_t)shape->rows), OD_U32((uint32_t)shape->c),
-                      OD_U32((uint32_t)columns.chunk_rows), OD_U32(flags));
+        status = od_bn_backward_sums(device, shape, fuse, sums, dgamma, dbeta, dy, y, x, saved, accumulate);
+    if (!status)
+        status = od_bn_backward_input(device, shape, shape->rows, fuse, dx, d_residual, dy, y, x, saved, sums);
     od_buffer_release(sums.buffer);
     return status;
 }

@@ -41,6 +41,11 @@ od_status od_bn_statistics(od_device *device, const od_bn_shape *shape, const od
 /* The same from partial statistics (groups, parts, 3, C), as a convolution gives them (od_conv_stats). */
 od_status od_bn_finish(od_device *device, const od_bn_shape *shape, const od_bn_params *params, od_span saved,
                        od_span partial, int parts);
+/* For statistics over several devices' rows: merged (groups, 3, C) of the rows here (how many, mean, sum of squares
+ * about the mean), from x or from partial statistics. What all devices' merged ones come to is for od_bn_finish, with
+ * parts 1 and the rows of all. */
+od_status od_bn_merged(od_device *device, const od_bn_shape *shape, od_span merged, od_span x);
+od_status od_bn_merge(od_device *device, const od_bn_shape *shape, od_span merged, od_span partial, int parts);
 /* saved (1, 4, C) from the running statistics. */
 od_status od_bn_running(od_device *device, const od_bn_shape *shape, const od_bn_params *params, od_span saved);
 /* y = act(x * slope + shift + residual) for all groups; y may be x's or the residual's own memory. fuse may be NULL. */
@@ -67,5 +72,14 @@ od_status od_bn_inference(od_device *device, const od_bn_shape *shape, const od_
 od_status od_bn_backward(od_device *device, const od_bn_shape *shape, const od_bn_fuse *fuse, od_span dx,
                          od_span d_residual, od_span dgamma, od_span dbeta, od_span dy, od_span y, od_span x,
                          od_span saved, bool accumulate);
+/* Its two halves, between which several devices add up their sums: sums (groups, 2, C) of the masked gradient and of it
+ * times xhat over the rows here, and dgamma, dbeta from them; then dx, with the means of `sums` over all_rows rows a
+ * group. */
+od_status od_bn_backward_sums(od_device *device, const od_bn_shape *shape, const od_bn_fuse *fuse, od_span sums,
+                              od_span dgamma, od_span dbeta, od_span dy, od_span y, od_span x, od_span saved,
+                              bool accumulate);
+od_status od_bn_backward_input(od_device *device, const od_bn_shape *shape, int all_rows, const od_bn_fuse *fuse,
+                               od_span dx, od_span d_residual, od_span dy, od_span y, od_span x, od_span saved,
+                               od_span sums);
 
 #endif
