@@ -15,7 +15,8 @@ static const od_option rows[] = {
                   "rows to run: devices as elsewhere, or a part of a row's name (default: all rows)"),
     OD_OPT_FLAG(T, quick, "quick", "fewer shapes and steps: under a minute on PoCL"),
     OD_OPT_STRING(T, groups, "groups", "NAME,...",
-                  "only these checks: conv, dense, norm, pointwise, pool, loss, optim, augment, knn, training, speed"),
+                  "only these checks: conv, dense, norm, pointwise, pool, loss, optim, augment, knn, theory, training, "
+                  "speed"),
     OD_OPT_INT(T, timeout, "timeout", 1, 86400, "seconds that one group of checks may take"),
     OD_OPT_FLAG(T, list, "list", "only list the rows"),
     OD_OPT_HEADING("Other forms"),

@@ -151,11 +151,17 @@ void od_check_end(od_check *k) {
 }
 
 const od_check_group od_check_groups[] = {
-    {"conv", od_check_conv},   {"dense", od_check_dense},
-    {"norm", od_check_norm},   {"pointwise", od_check_pointwise},
-    {"pool", od_check_pool},   {"loss", od_check_loss},
-    {"optim", od_check_optim}, {"augment", od_check_augment},
-    {"knn", od_check_knn},     {NULL, NULL},
+    {"conv", od_check_conv},
+    {"dense", od_check_dense},
+    {"norm", od_check_norm},
+    {"pointwise", od_check_pointwise},
+    {"pool", od_check_pool},
+    {"loss", od_check_loss},
+    {"optim", od_check_optim},
+    {"augment", od_check_augment},
+    {"knn", od_check_knn},
+    {"theory", od_check_theory},
+    {NULL, NULL},
 };
 
 od_status od_check_run(od_check *k, od_device *device, const od_check_group *group) {

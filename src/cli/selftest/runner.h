@@ -125,5 +125,6 @@ void od_check_loss(od_check *k);
 void od_check_optim(od_check *k);
 void od_check_augment(od_check *k);
 void od_check_knn(od_check *k);
+void od_check_theory(od_check *k);
 
 #endif
