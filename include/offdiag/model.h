@@ -123,6 +123,23 @@ od_status od_model_update(od_model *model);
  * =) scale * loss; gradients likewise. BN running statistics move once per view. */
 od_status od_model_step(od_model *model, od_span loss, od_span x, int n, float scale, bool accumulate);
 
+/* ---- one model on several devices ------------------------------------------------------------------------------- */
+
+/* This model is the replica of a team's member (dist/team.h): batch norm, normalised losses and DirectPred count the
+ * images of all members, and gradients are summed over them. All make the same calls. od_model_step's n is then of this
+ * member, 1 or more, and its loss this member's part of the sum: scale is to be multiplied by its share of the images.
+ * Before the first step; the member outlives the model. Holds the gradients on the host too. */
+struct od_member;
+od_status od_model_join(od_model *model, struct od_member *member);
+/* Whether the next od_model_step makes the gradients final, as it is the only or the last of a step: their sum over
+ * members then begins while its backward pass goes on. Before every od_model_step; without a team it does nothing. */
+void od_model_set_final(od_model *model, bool final);
+/* Gradients of all members, in all of them; between the last od_model_step and od_model_optimize. Waits; without a team
+ * it does nothing. */
+od_status od_model_reduce(od_model *model);
+/* The leader's values, optimiser state and statistics, to all members. Without a team it does nothing. */
+od_status od_model_sync(od_model *model);
+
 /* Projections z (2n, proj_dim) and features h (2n, feature_dim) of the last od_model_step; valid until the next one. */
 od_span od_model_projection(const od_model *model);
 od_span od_model_step_features(const od_model *model);

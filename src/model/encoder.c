@@ -265,7 +265,8 @@ od_status od_encoder_backward(od_encoder *e, const od_net *net, od_span dfeature
     for (int i = 0; i < last && !e->keeps_sums; i++)
         e->blocks[i].sum = OD_NO_SPAN;
     for (int i = last; i >= 0 && !status; i--)
-        if (!(status = upper_backward(e, net, i, n, accumulate)))
-            status = lower_backward(e, net, i, n, accumulate);
+        if (!(status = upper_backward(e, net, i, n, accumulate)) &&
+            !(status = lower_backward(e, net, i, n, accumulate)))
+            status = od_reduction_advance(net->reduction, net->device, net->grad, e->blocks[i].conv[0].w);
     return status ? status : stem_backward(e, net, n, accumulate);
 }

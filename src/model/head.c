@@ -112,15 +112,44 @@ od_status od_head_backward(od_head *h, const od_net *net, od_span *dz, od_span d
     return status;
 }
 
+/* DirectPred: h->sum (d, d) of the rows here becomes that of all members' rows. */
+static od_status sum_of_all(od_head *h, const od_net *net, double *rows) {
+    const size_t n = (size_t)h->d * h->d;
+    *rows = h->rows;
+    if (!net->member)
+        return OD_OK;
+    float *host = malloc(n * sizeof *host);
+    double *sums = malloc((n + 1) * sizeof *sums);
+    od_status status =
+        host && sums ? OD_OK : od_fail(OD_ERR_MEMORY, "no memory for correlations of %d projections", h->d);
+    if (status || (status = od_span_read(h->sum, host, n)))
+        goto out;
+    for (size_t i = 0; i < n; i++)
+        sums[i] = host[i];
+    sums[n] = h->rows;
+    if ((status = od_member_sum(net->member, sums, n + 1)))
+        goto out;
+    for (size_t i = 0; i < n; i++)
+        host[i] = (float)sums[i];
+    *rows = sums[n];
+    status = od_span_write(h->sum, host, n);
+out:
+    free(host);
+    free(sums);
+    return status;
+}
+
 od_status od_head_follow(od_head *h, const od_net *net, const od_model_config *c, uint64_t step) {
     size_t n = (size_t)h->d * h->d;
+    double rows = 0;
     od_status status = OD_OK;
     if (h->kind != OD_HEAD_DIRECTPRED || !h->rows)
         return OD_OK;
     od_span f = od_span_at(net->stats, h->f_at);
     float keep = step ? c->directpred_rho : 0, *host = NULL;
-    if ((status = step ? od_scale(net->device, f, keep, n) : od_span_zero(f, n)) ||
-        (status = od_axpy(net->device, f, (1 - keep) / (float)h->rows, h->sum, n)) ||
+    if ((status = sum_of_all(h, net, &rows)) ||
+        (status = step ? od_scale(net->device, f, keep, n) : od_span_zero(f, n)) ||
+        (status = od_axpy(net->device, f, (1 - keep) / (float)rows, h->sum, n)) ||
         step % (uint64_t)(c->directpred_every > 0 ? c->directpred_every : 1))
         return status;
     if (!(host = malloc(2 * n * sizeof *host)))

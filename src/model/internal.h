@@ -20,7 +20,8 @@ struct od_model {
     od_model_config config;
     int max_n;
     od_param_table params, stats;
-    size_t head_offset;
+    size_t projector_offset, head_offset;
+    od_reduction reduction; /* with a team */
     od_model_arenas arenas;
     od_arena arena; /* of activations */
     od_branch online;

@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 
+#include "model/batch_norm.h"
 #include "model/params.h"
 
 /* ---- batch norm ------------------------------------------------------------------------------------------------- */
@@ -45,7 +46,8 @@ od_status od_bn_layer_forward(const od_bn_layer *l, const od_net *net, od_mode m
     const od_bn_shape shape = bn_shape(l, net, mode, n, pixels);
     if (mode == OD_MODE_INFER)
         return od_bn_inference(net->device, &shape, &params, &fuse, y, x);
-    return od_bn_forward(net->device, &shape, &params, &fuse, y, l->saved, x);
+    od_status status = od_bn_all_statistics(net->device, net->member, &shape, &params, l->saved, x);
+    return status ? status : od_bn_apply(net->device, &shape, &fuse, y, x, l->saved);
 }
 
 od_status od_bn_layer_backward(const od_bn_layer *l, const od_net *net, od_span dx, od_span d_residual, od_span dy,
@@ -54,7 +56,8 @@ od_status od_bn_layer_backward(const od_bn_layer *l, const od_net *net, od_span 
     const od_bn_shape shape = bn_shape(l, net, OD_MODE_TRAIN, n, pixels);
     od_span dgamma = l->affine ? od_span_at(net->grad, l->gamma) : OD_NO_SPAN;
     od_span dbeta = l->affine ? od_span_at(net->grad, l->beta) : OD_NO_SPAN;
-    return od_bn_backward(net->device, &shape, &fuse, dx, d_residual, dgamma, dbeta, dy, y, x, l->saved, accumulate);
+    return od_bn_all_backward(net->device, net->member, &shape, &fuse, dx, d_residual, dgamma, dbeta, dy, y, x,
+                              l->saved, accumulate);
 }
 
 /* ---- convolution + BN ------------------------------------------------------------------------------------------- */
@@ -102,8 +105,8 @@ od_status od_conv_bn_forward(od_conv_bn *l, const od_net *net, od_mode mode, con
     if (mode == OD_MODE_INFER)
         return od_bn_running(net->device, &shape, &params, l->bn.saved);
     if (!stats.parts)
-        return od_bn_statistics(net->device, &shape, &params, l->bn.saved, u);
-    status = od_bn_finish(net->device, &shape, &params, l->bn.saved, stats.partial, stats.parts);
+        return od_bn_all_statistics(net->device, net->member, &shape, &params, l->bn.saved, u);
+    status = od_bn_all_finish(net->device, net->member, &shape, &params, l->bn.saved, stats.partial, stats.parts);
     od_buffer_release(stats.partial.buffer);
     return status;
 }

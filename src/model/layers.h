@@ -3,6 +3,7 @@
 #define MODEL_LAYERS_H
 
 #include "model/arena.h"
+#include "model/reduction.h"
 #include "offdiag/model.h"
 #include "offdiag/ops/conv.h"
 #include "offdiag/ops/norm.h"
@@ -19,6 +20,8 @@ typedef struct od_net {
     int max_rows;               /* images of both views that a pass may hold */
     bool trained;               /* false: a target */
     int groups;                 /* 2 views */
+    od_member *member;          /* batch norm counts the images of all members; NULL: alone */
+    od_reduction *reduction;    /* of grad; NULL: alone */
 } od_net;
 
 /* While a network is built: where its tensors are listed. Without a device (net->device NULL) nothing else is made. */

@@ -170,8 +170,8 @@ od_status od_model_create(od_device *device, const od_model_config *config, int 
     od_status status = OD_OK;
     if (config->target_gradient && config->method != OD_SIMSIAM)
         return od_fail(OD_ERR_ARGUMENT, "BYOL's target has no gradient: without stop-gradient is for SimSiam");
-    if (max_n < 2 || config->proj_dim < 2 || config->proj_hidden < 1 || config->head_hidden < 1)
-        return od_fail(OD_ERR_ARGUMENT, "a model for batch %d (at least 2), projector %d-%d, head %d: too small", max_n,
+    if (max_n < 1 || config->proj_dim < 2 || config->proj_hidden < 1 || config->head_hidden < 1)
+        return od_fail(OD_ERR_ARGUMENT, "a model for batch %d, projector %d-%d, head %d: too small", max_n,
                        config->proj_hidden, config->proj_dim, config->head_hidden);
     od_model *m = calloc(1, sizeof *m);
     if (!m)
@@ -183,6 +183,7 @@ od_status od_model_create(od_device *device, const od_model_config *config, int 
     od_builder builder = {.net = &m->online.net, .params = &m->params, .stats = &m->stats};
     if ((status = create_branch(&m->online, config, &m->params, &m->stats)))
         goto fail;
+    m->projector_offset = m->online.projector.layer[0].w;
     m->head_offset = m->params.count;
     if ((status = od_head_create(&m->head, &builder, config->head, config->proj_dim, config->head_hidden)))
         goto fail;
@@ -204,6 +205,7 @@ void od_model_destroy(od_model *m) {
     destroy_branch(&m->online);
     destroy_branch(&m->target);
     od_head_destroy(&m->head);
+    od_reduction_destroy(&m->reduction);
     od_optimizer_destroy(m);
     od_objective_destroy(&m->objective);
     od_arena_destroy(&m->arena);

@@ -1,7 +1,7 @@
 #include "model/objective.h"
 
+#include "model/batch_norm.h"
 #include "offdiag/ops/loss.h"
-#include "offdiag/ops/norm.h"
 #include "offdiag/ops/pointwise.h"
 
 const char *const od_out_norm_names[] = {"auto", "none", "bn", "l2", NULL};
@@ -46,10 +46,10 @@ void od_objective_destroy(od_objective *o) {
 static od_status normalize(const od_objective *o, od_span y, od_span saved, od_span x, int n) {
     const od_bn_shape shape = {.groups = 2, .rows = n, .c = o->d, .eps = bn_eps};
     const od_bn_params params = {0};
-    const od_bn_fuse fuse = {0};
     if (o->norm == OD_OUT_L2)
         return od_l2_normalize(o->device, y, x, 2 * n, o->d, l2_eps);
-    return od_bn_forward(o->device, &shape, &params, &fuse, y, saved, x);
+    od_status status = od_bn_all_statistics(o->device, o->member, &shape, &params, saved, x);
+    return status ? status : od_bn_apply(o->device, &shape, NULL, y, x, saved);
 }
 
 /* dx (2n, d), in place, from the gradient at y. */
@@ -58,8 +58,8 @@ static od_status normalize_backward(const od_objective *o, od_span dx, od_span s
     const od_bn_fuse fuse = {0};
     if (o->norm == OD_OUT_L2)
         return od_l2_normalize_backward(o->device, dx, dx, x, 2 * n, o->d, l2_eps);
-    return od_bn_backward(o->device, &shape, &fuse, dx, OD_NO_SPAN, OD_NO_SPAN, OD_NO_SPAN, dx, OD_NO_SPAN, x, saved,
-                          false);
+    return od_bn_all_backward(o->device, o->member, &shape, &fuse, dx, OD_NO_SPAN, OD_NO_SPAN, OD_NO_SPAN, dx,
+                              OD_NO_SPAN, x, saved, false);
 }
 
 /* The distance itself: symmetrised, or of view 1's outputs from view 2's targets alone. */

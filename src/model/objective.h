@@ -3,10 +3,12 @@
 #ifndef MODEL_OBJECTIVE_H
 #define MODEL_OBJECTIVE_H
 
+#include "dist/team.h"
 #include "offdiag/model.h"
 
 typedef struct od_objective {
     od_device *device;
+    od_member *member; /* its batch norm counts all members' rows; NULL: alone */
     od_loss_kind loss;
     od_out_norm norm; /* not AUTO */
     bool one_sided;

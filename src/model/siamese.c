@@ -37,8 +37,9 @@ od_status od_model_step(od_model *m, od_span loss, od_span x, int n, float scale
     od_branch *online = &m->online;
     int rows = 2 * n;
     od_span target = OD_NO_SPAN, dz = OD_NO_SPAN;
-    if (n < 2 || n > m->max_n)
-        return od_fail(OD_ERR_ARGUMENT, "a step with %d images; the model was built for 2 to %d", n, m->max_n);
+    const int least = online->net.member ? 1 : 2;
+    if (n < least || n > m->max_n)
+        return od_fail(OD_ERR_ARGUMENT, "a step with %d images; the model was built for %d to %d", n, least, m->max_n);
     od_status status = forward(m, &target, x, rows);
 
     /* loss between p of one view and t of the other; its gradient dp (2n, d); stop-gradient at t, or else
@@ -50,9 +51,11 @@ od_status od_model_step(od_model *m, od_span loss, od_span x, int n, float scale
 
     /* backward: dp -> dz -> dh -> every weight */
     if (status || (status = od_head_backward(&m->head, &online->net, &dz, m->dz, m->dp, m->z, rows, accumulate)) ||
+        (status = od_reduction_advance(online->net.reduction, m->device, online->net.grad, m->head_offset)) ||
         (m->objective.dt.buffer &&
          (status = od_axpy(m->device, dz, 1, m->objective.dt, (size_t)rows * m->config.proj_dim))) ||
-        (status = od_mlp_backward(&online->projector, &online->net, m->dh, dz, m->h, rows, accumulate)))
+        (status = od_mlp_backward(&online->projector, &online->net, m->dh, dz, m->h, rows, accumulate)) ||
+        (status = od_reduction_advance(online->net.reduction, m->device, online->net.grad, m->projector_offset)))
         return status;
     return od_encoder_backward(&online->encoder, &online->net, m->dh, rows, accumulate);
 }
