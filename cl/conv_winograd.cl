@@ -63,7 +63,7 @@ static inline __attribute__((always_inline)) void multiply_block(const int vecs,
 /* Vector `value` at `to`, of which `cols` columns belong to the tensor. */
 static inline __attribute__((always_inline)) void store(__global float *to, vec value, int cols) {
     if (cols >= VW) {
-        VSTORE(value, 0, to);
+        PUT(value, to);
         return;
     }
     float tail[VW];
@@ -72,9 +72,24 @@ static inline __attribute__((always_inline)) void store(__global float *to, vec 
         to[j] = tail[j];
 }
 
-/* Partial statistics of a work-group (3, c_out): values so far, in the first of its columns only, their mean and their
- * M2. A tile of `size` values joins by its own mean and M2, which come from sums of the differences to one of the
- * values: little cancels among the few of a tile. */
+/* What a pass finds out about its output as it writes it, for batch norm: nothing; forward, the statistics of y;
+ * backward by data, sums of the gradient behind the ReLU in front of x, which is what it then writes. */
+enum { NOTHING, STATISTICS, GRADIENTS };
+#define VALUES(kind) ((kind) == STATISTICS ? 3 : 2)
+
+/* parts (n / images, work-groups, VALUES, c_out), see join_tile. GRADIENTS: u (n, h_out, w_out, c_out) is the output of
+ * the convolution whose batch norm and ReLU gave x, saved (n / images, 4, c_out) that batch norm's mean, rstd, slope
+ * and shift; the ReLU let through what is positive in `after`, or, without it, where u * slope + shift is. */
+typedef struct epilogue {
+    __global float *parts;
+    ulong stride; /* of parts, from group to group */
+    int images, c;
+    __global const float *u, *after, *saved;
+} epilogue;
+
+/* STATISTICS (3, c): values so far, in the first of a work-group's columns only, their mean and their M2. A tile of
+ * `size` values joins by its own mean and M2, which come from sums of the differences to one of the values: little
+ * cancels among the few of a tile. */
 static inline __attribute__((always_inline)) void join_tile(__global float *mean_, __global float *m2_, vec pivot,
                                                             vec sum, vec squares, float size, float before, int cols) {
     const vec old = load(mean_, cols), difference = fma(sum, (vec)(1.0f / size), pivot) - old;
@@ -84,57 +99,130 @@ static inline __attribute__((always_inline)) void join_tile(__global float *mean
     store(m2_, load(m2_, cols) + fma(difference * difference, (vec)(before * weight), m2), cols);
 }
 
-/* Back from m (36 planes, .) to the 4x4 pixels at y, of which `height` x `width` lie in the image. stats: the partial
- * statistics (3, c_out) that they join, or 0. add: to what is there. */
-static inline __attribute__((always_inline)) void restore_tile(__global float *y, __global float *stats, int add,
-                                                               int w_out, int c_out, int height, int width,
-                                                               __global const float *m, ulong plane, int cols) {
-    const float size = (float)(min(height, 4) * min(width, 4)), before = stats ? *stats : 0.0f;
-    for (int j = 0; j < cols; j += VW) {
-        vec t[4][POINTS], pivot = (vec)(0.0f), sum = (vec)(0.0f), squares = (vec)(0.0f);
-        __global const float *from = m + j;
+/* One vector of a tile: back from m (36 planes, .) to 4x4 pixels at y, of which `height` x `width` lie in the image,
+ * `line` floats from row to row. whole: all of them, and all of the vector's columns. add: to what is there. */
+static inline __attribute__((always_inline)) void restore_vector(const int whole, const int kind, __global float *y,
+                                                                 epilogue e, int add, long line, int c_out, int height,
+                                                                 int width, __global const float *m, ulong plane,
+                                                                 float before, int cols) {
+    vec t[4][POINTS], pivot = (vec)(0.0f), sum = (vec)(0.0f), squares = (vec)(0.0f), mean, slope, shift;
+    if (whole) {
+        height = width = 4;
+        cols = VW;
+    }
+    if (kind == GRADIENTS) {
+        mean = load(e.saved, cols);
+        slope = load(e.saved + 2 * e.c, cols);
+        shift = load(e.saved + 3 * e.c, cols);
+    }
 #define TILE_IN(r)  m##r
 #define TILE_OUT(r) t[r][column]
 #define TILE_COLUMN(k)                                                                                                 \
     {                                                                                                                  \
         const int column = k;                                                                                          \
-        const vec m0 = VLOAD(0, from + k * plane), m1 = VLOAD(0, from + (6 + k) * plane);                              \
-        const vec m2 = VLOAD(0, from + (12 + k) * plane), m3 = VLOAD(0, from + (18 + k) * plane);                      \
-        const vec m4 = VLOAD(0, from + (24 + k) * plane), m5 = VLOAD(0, from + (30 + k) * plane);                      \
+        const vec m0 = VLOAD(0, m + k * plane), m1 = VLOAD(0, m + (6 + k) * plane);                                    \
+        const vec m2 = VLOAD(0, m + (12 + k) * plane), m3 = VLOAD(0, m + (18 + k) * plane);                            \
+        const vec m4 = VLOAD(0, m + (24 + k) * plane), m5 = VLOAD(0, m + (30 + k) * plane);                            \
         OUTPUT_TRANSFORM_4(TILE_OUT, TILE_IN)                                                                          \
     }
-        EACH_6(TILE_COLUMN)
-        const int rest = cols - j;
+    EACH_6(TILE_COLUMN)
 #define LINE_IN(q)  t[row][q]
 #define LINE_OUT(q) p##q
 #define TILE_ROW(r)                                                                                                    \
     if (r < height) {                                                                                                  \
         const int row = r;                                                                                             \
-        __global float *to = y + (ulong)r * w_out * c_out + j;                                                         \
         vec p0, p1, p2, p3;                                                                                            \
         OUTPUT_TRANSFORM_4(LINE_OUT, LINE_IN)                                                                          \
         if (r == 0)                                                                                                    \
             pivot = p0;                                                                                                \
-        PUT(0)                                                                                                         \
-        PUT(1)                                                                                                         \
-        PUT(2)                                                                                                         \
-        PUT(3)                                                                                                         \
+        PIXEL(r, 0)                                                                                                    \
+        PIXEL(r, 1)                                                                                                    \
+        PIXEL(r, 2)                                                                                                    \
+        PIXEL(r, 3)                                                                                                    \
     }
-#define PUT(q)                                                                                                         \
+#define PIXEL(r, q)                                                                                                    \
     if (q < width) {                                                                                                   \
-        store(to + q * c_out, add ? load(to + q * c_out, rest) + p##q : p##q, rest);                                   \
-        if (stats) {                                                                                                   \
-            const vec difference = p##q - pivot;                                                                       \
+        const long at = r * line + q * c_out;                                                                          \
+        vec value = p##q;                                                                                              \
+        if (add)                                                                                                       \
+            value += load(y + at, cols);                                                                               \
+        if (kind == GRADIENTS) {                                                                                       \
+            const vec u = load(e.u + at, cols), through = e.after ? load(e.after + at, cols) : fma(u, slope, shift);   \
+            value = select((vec)(0.0f), value, through > (vec)(0.0f));                                                 \
+            sum += value;                                                                                              \
+            squares = fma(value, u - mean, squares);                                                                   \
+        }                                                                                                              \
+        store(y + at, value, cols);                                                                                    \
+        if (kind == STATISTICS) {                                                                                      \
+            const vec difference = value - pivot;                                                                      \
             sum += difference;                                                                                         \
             squares = fma(difference, difference, squares);                                                            \
         }                                                                                                              \
     }
-        EACH_4(TILE_ROW)
-        if (stats)
-            join_tile(stats + c_out + j, stats + 2 * c_out + j, pivot, sum, squares, size, before, rest);
+    EACH_4(TILE_ROW)
+    if (kind == STATISTICS)
+        join_tile(e.parts + e.c, e.parts + 2 * e.c, pivot, sum, squares, (float)(height * width), before, cols);
+    if (kind == GRADIENTS) {
+        store(e.parts, load(e.parts, cols) + sum, cols);
+        store(e.parts + e.c, fma(squares, load(e.saved + e.c, cols), load(e.parts + e.c, cols)), cols);
     }
-    if (stats)
-        *stats = before + size;
+}
+
+/* Where a pass writes to. */
+typedef struct output {
+    __global float *y; /* (., h, w, c) */
+    tile_grid grid;
+    int h, w, c, kind, add;
+    epilogue e;
+} output;
+
+static inline __attribute__((always_inline)) void restore_block(const int kind, const output *o, ulong first, int count,
+                                                                int column, int cols, __global const float *m,
+                                                                ulong plane, int pitch) {
+    const int c = o->c, add = o->add;
+    const long line = (long)o->w * c;
+    for (int t = 0; t < count; t++, m += pitch) {
+        const place at = place_of(first + t, o->grid.rows, o->grid.columns);
+        const int height = min(4, o->h - 4 * at.row), width = min(4, o->w - 4 * at.column);
+        const ulong pixel = ((at.outer * o->h + 4 * at.row) * o->w + 4 * at.column) * c + column;
+        epilogue e = o->e;
+        float before = 0.0f;
+        if (kind != NOTHING) {
+            const uint group = (uint)at.outer / (uint)e.images;
+            e.parts += group * e.stride + column;
+            if (kind == STATISTICS) {
+                before = *e.parts;
+                *e.parts = before + (float)(height * width);
+            } else {
+                e.u += pixel;
+                e.after += e.after ? pixel : 0;
+                e.saved += (ulong)group * 4 * c + column;
+            }
+        }
+        for (int j = 0; j < cols; j += VW) {
+            __global float *y = o->y + pixel + j;
+            if (height == 4 && width == 4 && cols - j >= VW)
+                restore_vector(1, kind, y, e, add, line, c, 4, 4, m + j, plane, before, VW);
+            else
+                restore_vector(0, kind, y, e, add, line, c, height, width, m + j, plane, before, cols - j);
+            e.parts += VW;
+            e.u += VW;
+            e.saved += VW;
+            e.after += e.after ? VW : 0;
+        }
+    }
+}
+
+/* The tiles `first` .. `first` + `count` - 1 of columns `column` .. `column` + `cols` - 1 from m, the planes of each
+ * point `plane` apart and tiles `pitch`. */
+static void restore(const output *o, ulong first, int count, int column, int cols, __global const float *m, ulong plane,
+                    int pitch) {
+    if (o->kind == NOTHING)
+        restore_block(NOTHING, o, first, count, column, cols, m, plane, pitch);
+    else if (o->kind == STATISTICS)
+        restore_block(STATISTICS, o, first, count, column, cols, m, plane, pitch);
+    else
+        restore_block(GRADIENTS, o, first, count, column, cols, m, plane, pitch);
 }
 
 /* One column of vectors of packed weights: the transforms of filters whose taps are `taps`[9], each to its plane. */
@@ -215,30 +303,55 @@ __attribute__((reqd_work_group_size(1, 1, 1))) __kernel void conv_winograd_weigh
                     first, min(run - first, LINES));
 }
 
-static void clear_stats(__global float *stats, ulong stride, int groups, int c_out, int begin, int end) {
-    for (int g = 0; g < groups; g++)
-        for (int r = 0; r < 3; r++)
+/* Columns `begin` .. `end` - 1 of parts, before the first tile. */
+static void clear_parts(int kind, epilogue e, int groups, int begin, int end) {
+    for (int g = 0; kind != NOTHING && g < groups; g++)
+        for (int r = 0; r < VALUES(kind); r++)
             for (int i = begin; i < end; i++)
-                stats[g * stride + r * c_out + i] = 0.0f;
+                e.parts[g * e.stride + r * e.c + i] = 0.0f;
 }
 
-/* The number of values, from column `begin` to those up to `end`. */
-static void spread_count(__global float *stats, ulong stride, int groups, int begin, int end) {
-    for (int g = 0; g < groups; g++)
+/* STATISTICS: the number of values, from column `begin` to those up to `end`. */
+static void spread_count(int kind, epilogue e, int groups, int begin, int end) {
+    for (int g = 0; kind == STATISTICS && g < groups; g++)
         for (int i = begin + 1; i < end; i++)
-            stats[g * stride + i] = stats[g * stride + begin];
+            e.parts[g * e.stride + i] = e.parts[g * e.stride + begin];
+}
+
+/* The arguments of a kernel as an epilogue; `part` of `parts` is this work-group's. */
+static epilogue epilogue_of(int kind, __global float *partial, int part, ulong parts, int images, int c_out,
+                            __global const float *u, __global const float *after, __global const float *saved) {
+    const ulong size = (ulong)VALUES(kind) * c_out;
+    epilogue e = {partial, parts * size, images, c_out, u, after, saved};
+    if (partial)
+        e.parts += part * size;
+    return e;
+}
+
+/* Part k of what the multiplication of a block has time to bring into the cache: the pixels it will write, and `next`,
+ * `ahead` tiles after `first`, which are read then. */
+static inline void fetch_around(const output *o, ulong first, int count, __global const float *x, int h_in, int line_in,
+                                ulong next, int ahead, int k) {
+    const int line = o->w * o->c;
+    fetch_part(o->y, o->grid, first, count, o->h, line, k);
+    if (o->kind == GRADIENTS)
+        fetch_part(o->e.u, o->grid, first, count, o->h, line, k);
+    if (o->kind == GRADIENTS && o->e.after)
+        fetch_part(o->e.after, o->grid, first, count, o->h, line, k);
+    fetch_part(x, o->grid, next, ahead, h_in, line_in, k);
 }
 
 /* y (n, h_out, w_out, c_out) from x (n, h_in, w_in, c_in) and weights [36][panels][c_in][COLS]. Dimension 0 of the
  * range counts parts of the scratch, [c_in zeros][v][m] of `slot` floats each, which take every so many'th block of
  * `block` tiles (a multiple of ROWS); dimension 1 shares the panels out. m holds `group` panels at a time. affine: x is
- * read through this map, see input_map; `images` images share one, and share the statistics stats (n / images, parts of
- * the scratch, 3, c_out) of y. add: to what y holds. */
+ * read through this map, see input_map; `images` images share one. kind, partial, u, after, saved: see epilogue. add:
+ * to what y holds. */
 __attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
 conv_winograd(__global float *y, ulong y_offset, __global const float *x, ulong x_offset, __global const float *weights,
               __global float *scratch, ulong slot, __global const float *affine, ulong affine_offset, ulong stride,
-              __global float *stats, int images, int n, int h_in, int w_in, int c_in, int h_out, int w_out, int c_out,
-              int pad, int block, int group, int add) {
+              int kind, __global float *partial, __global const float *u, ulong u_offset, __global const float *after,
+              ulong after_offset, __global const float *saved, ulong saved_offset, int images, int n, int h_in,
+              int w_in, int c_in, int h_out, int w_out, int c_out, int pad, int block, int group, int add) {
     const tile_grid grid = {(h_out + 3) / 4, (w_out + 3) / 4, (ulong)n * ((h_out + 3) / 4) * ((w_out + 3) / 4)};
     const int panels = (c_out + COLS - 1) / COLS, share = (panels + get_global_size(1) - 1) / get_global_size(1);
     const int panel_begin = get_global_id(1) * share, panel_end = min(panel_begin + share, panels);
@@ -246,24 +359,26 @@ conv_winograd(__global float *y, ulong y_offset, __global const float *x, ulong 
     const ulong v_plane = (ulong)block * v_pitch + VW, m_plane = (ulong)block * m_pitch + VW;
     scratch += (get_global_id(1) * get_global_size(0) + get_global_id(0)) * slot;
     __global float *zeros = scratch, *v = zeros + c_in, *m = v + PATCH * v_plane;
-    y += y_offset;
     x += x_offset;
     for (int i = 0; i < c_in; i++)
         zeros[i] = 0.0f;
     const input_map map = {affine ? affine + affine_offset : 0, stride, images};
-    const ulong stats_stride = get_global_size(0) * 3 * c_out;
-    if (stats) {
-        stats += get_global_id(0) * 3 * c_out;
-        clear_stats(stats, stats_stride, n / images, c_out, panel_begin * COLS, min(panel_end * COLS, c_out));
-    }
+    const epilogue e = epilogue_of(kind, partial, get_global_id(0), get_global_size(0), images, c_out, u + u_offset,
+                                   after ? after + after_offset : 0, saved + saved_offset);
+    const output out = {y + y_offset, grid, h_out, w_out, c_out, kind, add, e};
+    clear_parts(kind, e, n / images, panel_begin * COLS, min(panel_end * COLS, c_out));
 
     for (ulong first = get_global_id(0) * block; first < grid.tiles; first += get_global_size(0) * block) {
         const int count = (int)min((ulong)block, grid.tiles - first);
+        const ulong next = min(first + get_global_size(0) * block, grid.tiles);
+        const int ahead = (int)min((ulong)block, grid.tiles - next);
         transform_block(v, v_plane, v_pitch, x, map, zeros, grid, first, count, (count + ROWS - 1) / ROWS * ROWS, h_in,
                         w_in, c_in, pad);
         for (int begin = panel_begin; begin < panel_end; begin += group) {
             const int end = min(begin + group, panel_end);
-            for (int k = 0; k < PATCH; k++)
+            for (int k = 0; k < PATCH; k++) {
+                if (begin == panel_begin)
+                    fetch_around(&out, first, count, x, h_in, w_in * c_in, next, ahead, k);
                 for (int p = begin; p < end; p++) {
                     __global const float *panel = weights + ((ulong)k * panels + p) * c_in * COLS;
                     __global float *to = m + k * m_plane + (p - begin) * COLS;
@@ -272,18 +387,13 @@ conv_winograd(__global float *y, ulong y_offset, __global const float *x, ulong 
                     else
                         multiply_block(VECS, 0, to, m_pitch, v + k * v_plane, v_pitch, count, panel, c_in);
                 }
-            const int column = begin * COLS, cols = min(c_out, end * COLS) - column;
-            for (int t = 0; t < count; t++) {
-                const place at = place_of(first + t, grid.rows, grid.columns);
-                const int p = 4 * at.row, q = 4 * at.column;
-                restore_tile(y + ((at.outer * h_out + p) * w_out + q) * c_out + column,
-                             stats ? stats + at.outer / (uint)images * stats_stride + column : 0, add, w_out, c_out,
-                             h_out - p, w_out - q, m + (ulong)t * m_pitch, m_plane, cols);
             }
+            const int column = begin * COLS;
+            restore(&out, first, count, column, min(c_out, end * COLS) - column, m, m_plane, m_pitch);
         }
     }
-    for (int begin = panel_begin; stats && begin < panel_end; begin += group)
-        spread_count(stats, stats_stride, n / images, begin * COLS, min(c_out, min(begin + group, panel_end) * COLS));
+    for (int begin = panel_begin; begin < panel_end; begin += group)
+        spread_count(kind, e, n / images, begin * COLS, min(c_out, min(begin + group, panel_end) * COLS));
 }
 
 /* ---- few tiles and many weights --------------------------------------------------------------------------------- */
@@ -303,42 +413,37 @@ conv_winograd_patches(__global float *v, ulong plane, __global const float *x, u
 
 /* y from v, as conv_winograd_patches leaves it, and w itself: a work-group takes every so many'th panel, transforms its
  * weights `chunk` rows at a time and uses them at once, so that they never leave the cache. `slot` floats of scratch
- * for each: [u: 36 planes of chunk x COLS][m: 36 planes of tiles x COLS]. stats (n / images, 1, 3, c_out). */
+ * for each: [filters: 36 planes of chunk x COLS][m: 36 planes of tiles x COLS]. The epilogue has one part. */
 __attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
 conv_winograd_panels(__global float *y, ulong y_offset, __global const float *v, ulong v_plane, __global const float *w,
                      ulong w_offset, int filter_in, int filter_out, int transposed, __global float *scratch, ulong slot,
-                     __global float *stats, int images, int n, int c_in, int h_out, int w_out, int c_out, int chunk,
-                     int add) {
+                     int kind, __global float *partial, __global const float *u, ulong u_offset,
+                     __global const float *after, ulong after_offset, __global const float *saved, ulong saved_offset,
+                     int images, int n, int c_in, int h_out, int w_out, int c_out, int chunk, int add) {
     const tile_grid grid = {(h_out + 3) / 4, (w_out + 3) / 4, (ulong)n * ((h_out + 3) / 4) * ((w_out + 3) / 4)};
     const filter f = {w + w_offset, filter_in, filter_out, transposed};
     const int panels = (c_out + COLS - 1) / COLS, tiles = (int)grid.tiles, v_pitch = c_in + VW;
-    const ulong u_plane = (ulong)chunk * COLS + VW, m_plane = (ulong)tiles * COLS + VW, stats_stride = 3 * c_out;
-    __global float *u = scratch + get_global_id(0) * slot, *m = u + PATCH * u_plane;
-    y += y_offset;
+    const ulong f_plane = (ulong)chunk * COLS + VW, m_plane = (ulong)tiles * COLS + VW;
+    __global float *filters = scratch + get_global_id(0) * slot, *m = filters + PATCH * f_plane;
+    const epilogue e = epilogue_of(kind, partial, 0, 1, images, c_out, u + u_offset, after ? after + after_offset : 0,
+                                   saved + saved_offset);
+    const output out = {y + y_offset, grid, h_out, w_out, c_out, kind, add, e};
     for (int p = get_global_id(0); p < panels; p += get_global_size(0)) {
         const int column = p * COLS, cols = min(c_out - column, COLS);
         for (int from = 0; from < c_in; from += chunk) {
             const int lines = min(chunk, c_in - from);
             for (int i = 0; i < lines; i += LINES)
-                transform_lines(u + i * COLS, u_plane, f, p, from + i, min(lines - i, LINES));
+                transform_lines(filters + i * COLS, f_plane, f, p, from + i, min(lines - i, LINES));
             for (int k = 0; k < PATCH; k++) {
-                __global const float *a = v + k * v_plane + from, *panel = u + k * u_plane;
+                __global const float *a = v + k * v_plane + from, *panel = filters + k * f_plane;
                 if (cols <= VW)
                     multiply_block(1, from > 0, m + k * m_plane, COLS, a, v_pitch, tiles, panel, lines);
                 else
                     multiply_block(VECS, from > 0, m + k * m_plane, COLS, a, v_pitch, tiles, panel, lines);
             }
         }
-        if (stats)
-            clear_stats(stats, stats_stride, n / images, c_out, column, column + cols);
-        for (int t = 0; t < tiles; t++) {
-            const place at = place_of(t, grid.rows, grid.columns);
-            const int row = 4 * at.row, q = 4 * at.column;
-            restore_tile(y + ((at.outer * h_out + row) * w_out + q) * c_out + column,
-                         stats ? stats + at.outer / (uint)images * stats_stride + column : 0, add, w_out, c_out,
-                         h_out - row, w_out - q, m + (ulong)t * COLS, m_plane, cols);
-        }
-        if (stats)
-            spread_count(stats, stats_stride, n / images, column, column + cols);
+        clear_parts(kind, e, n / images, column, column + cols);
+        restore(&out, 0, tiles, column, cols, m, m_plane, COLS);
+        spread_count(kind, e, n / images, column, column + cols);
     }
 }

@@ -133,7 +133,7 @@ conv_winograd_weight(__global float *part, __global const float *x, ulong x_offs
 
     const ulong begin = get_global_id(0) * chunk, end = min(begin + chunk, grid.tiles);
     for (ulong first = begin; first < end; first += block) {
-        const int count = (int)min((ulong)block, end - first);
+        const int count = (int)min((ulong)block, end - first), ahead = (int)min((ulong)block, end - first - count);
         transform_block(v, v_plane, v_pitch, x, map, zeros, grid, first, count, count, h_in, w_in, c_in, pad);
         for (int t = 0; t < count; t++) {
             const place at = place_of(first + t, grid.rows, grid.columns);
@@ -141,7 +141,9 @@ conv_winograd_weight(__global float *part, __global const float *x, ulong x_offs
             transform_gradient(u + (ulong)t * u_pitch, u_plane, dy + ((at.outer * h_out + p) * w_out + q) * c_out,
                                w_out, c_out, h_out - p, w_out - q, cols);
         }
-        for (int k = 0; k < PATCH; k++)
+        for (int k = 0; k < PATCH; k++) {
+            fetch_part(x, grid, first + block, ahead, h_in, w_in * c_in, k);
+            fetch_part(dy, grid, first + block, ahead, h_out, w_out * c_out, k);
             for (int p = 0; p < panel_count; p++)
                 for (int strip = 0; strip < strips; strip++) {
                     /* the last strip begins earlier rather than read past the channels */
@@ -152,6 +154,7 @@ conv_winograd_weight(__global float *part, __global const float *x, ulong x_offs
                     else
                         add_products(VECS, to, first == begin, a, v_pitch, u + k * u_plane + p * COLS, u_pitch, count);
                 }
+        }
     }
     const int pitch = panels * COLS;
     part += get_global_id(0) * 9 * c_in * pitch + column;

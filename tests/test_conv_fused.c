@@ -143,30 +143,101 @@ static void weight_case(od_cases *cs, od_conv *conv, const fused_case *c) {
         od_case_expect(cs, dw, ref, 1e-5, 0);
 }
 
+/* The parts in double, against sums over dx as it came out. */
+static void check_sums(od_cases *cs, const fused_case *c, const od_conv_grads *g, const float *dx, const float *u,
+                       const float *saved) {
+    const size_t channels = (size_t)c->shape.c_in, rows = x_count(c) / channels / c->groups;
+    const size_t parts = (size_t)g->parts, size = c->groups * parts * 2 * channels;
+    float *partial = od_case_alloc(cs, size * sizeof *partial);
+    if (!od_case_ok(cs, od_span_read(g->partial, partial, size)))
+        return;
+    for (size_t group = 0; group < (size_t)c->groups; group++)
+        for (size_t k = 0; k < channels; k++) {
+            const float *at = saved + group * 4 * channels + k;
+            double sums[2] = {0}, want[2] = {0}, size_of[2] = {0};
+            for (size_t i = 0; i < parts; i++)
+                for (size_t v = 0; v < 2; v++)
+                    sums[v] += partial[((group * parts + i) * 2 + v) * channels + k];
+            for (size_t i = 0; i < rows; i++) {
+                const size_t j = (group * rows + i) * channels + k;
+                const double terms[2] = {dx[j], ((double)u[j] - at[0]) * at[channels] * dx[j]};
+                for (size_t v = 0; v < 2; v++) {
+                    want[v] += terms[v];
+                    size_of[v] += fabs(terms[v]);
+                }
+            }
+            for (size_t v = 0; v < 2; v++)
+                if (!od_case_check(cs, fabs(sums[v] - want[v]) <= 2e-6 * size_of[v] + 1e-30,
+                                   "group %zu channel %zu: sum %zu is %.9g, not %.9g", group, k, v, sums[v], want[v]))
+                    return;
+        }
+}
+
+/* dx behind the ReLU, and its sums; y: the ReLU's mask is another tensor; add: to what is there. */
+static void gradients_run(od_cases *cs, od_conv *conv, const fused_case *c, bool add, bool masked_by_y) {
+    const size_t nx = x_count(c), ny = out_pixels(c) * c->shape.c_out, channels = (size_t)c->shape.c_in;
+    const size_t ns = c->groups * 4 * channels;
+    float *u = od_case_normals(cs, nx, 0), *w = od_case_normals(cs, w_count(c), 1), *dy = od_case_normals(cs, ny, 2);
+    float *saved = od_case_normals(cs, ns, 3), *y = od_case_normals(cs, nx, 4), *before = od_case_normals(cs, nx, 5);
+    float *got = od_case_alloc(cs, nx * sizeof *got);
+    double *ref = od_case_alloc(cs, nx * sizeof *ref);
+    od_span dys = od_case_input(cs, "dy", dy, ny), ys = od_case_input(cs, "y", y, nx);
+    od_span dx = add ? od_case_inout(cs, "dx", before, nx) : od_case_output(cs, "dx", nx);
+    od_conv_grads grads = {.groups = c->groups,
+                           .u = od_case_input(cs, "u", u, nx),
+                           .saved = od_case_input(cs, "saved", saved, ns),
+                           .y = masked_by_y ? ys : OD_NO_SPAN};
+    conv_ref_backward_data(ref, dy, w, &c->shape, c->n);
+    if (!od_case_ok(cs, od_conv_set_weights(conv, od_case_input(cs, "w", w, w_count(c)))) ||
+        !od_case_ok(cs, od_conv_backward_data_fused(conv, dx, dys, c->n, add, &grads)))
+        return;
+    for (size_t i = 0; i < nx; i++) {
+        const float *map = saved + i / (nx / c->groups) * 4 * channels + i % channels;
+        const double through = masked_by_y ? y[i] : (double)u[i] * map[2 * channels] + map[3 * channels];
+        ref[i] = grads.parts && through <= 0 ? 0 : ref[i] + (add ? before[i] : 0);
+    }
+    od_case_expect(cs, dx, ref, 1e-5, 0);
+    od_case_check(cs, grads.parts || strcmp(od_conv_variant(conv, OD_CONV_BACKWARD_DATA), "cpu_winograd") != 0,
+                  "no sums");
+    if (grads.parts && od_case_ok(cs, od_span_read(dx, got, nx)))
+        check_sums(cs, c, &grads, got, u, saved);
+    od_buffer_release(grads.partial.buffer);
+}
+
+static void gradients_case(od_cases *cs, od_conv *conv, const fused_case *c) {
+    gradients_run(cs, conv, c, false, c->n % 4 == 0);
+    gradients_run(cs, conv, c, true, c->n % 4 != 0);
+}
+
 static bool aligned; /* tensors begin at multiples of 64 elements */
+
+static const struct {
+    const char *name;
+    unsigned flag;
+    void (*run)(od_cases *cs, od_conv *conv, const fused_case *c);
+} passes[] = {{"forward", OD_CONV_FORWARD, forward_case},
+              {"weight", OD_CONV_BACKWARD_WEIGHT, weight_case},
+              {"data", OD_CONV_BACKWARD_DATA, gradients_case}};
 
 static void walk(od_family family, const char *name) {
     od_device *device = od_test_device(family);
     od_conv_winograd_mode = OD_WINOGRAD_ALWAYS;
     od_cases *cs = od_cases_begin(device);
     size_t with_stats = 0;
-    for (size_t i = 0; i < 2 * OD_COUNT(cases); i++) {
-        const fused_case *c = &cases[i / 2];
+    for (size_t i = 0; i < OD_COUNT(passes) * OD_COUNT(cases); i++) {
+        const fused_case *c = &cases[i / OD_COUNT(passes)];
         const od_conv_shape *s = &c->shape;
-        const unsigned pass = i % 2 ? OD_CONV_BACKWARD_WEIGHT : OD_CONV_FORWARD;
+        const unsigned pass = passes[i % OD_COUNT(passes)].flag;
         const double work = od_conv_flop(s, c->n) * (family == OD_FAMILY_CPU ? 1 : 10);
         if (!od_test_affords(work) ||
-            !od_case(cs, "fused %s %s n=%d/%d %dx%d c=%d,%d k=%d s=%d p=%d", name, i % 2 ? "weight" : "forward", c->n,
-                     c->groups, s->h, s->w, s->c_in, s->c_out, s->kernel_h, s->stride, s->pad))
+            !od_case(cs, "fused %s %s n=%d/%d %dx%d c=%d,%d k=%d s=%d p=%d", name, passes[i % OD_COUNT(passes)].name,
+                     c->n, c->groups, s->h, s->w, s->c_in, s->c_out, s->kernel_h, s->stride, s->pad))
             continue;
         od_case_aligned(cs, aligned);
         od_conv *conv = NULL;
         if (!od_case_ok(cs, od_conv_create(device, s, pass, &conv)))
             continue;
-        if (i % 2)
-            weight_case(cs, conv, c);
-        else
-            forward_case(cs, conv, c);
+        passes[i % OD_COUNT(passes)].run(cs, conv, c);
         with_stats += strcmp(od_conv_variant(conv, pass), "cpu_winograd") == 0 ||
                       strncmp(od_conv_variant(conv, pass), "gpu_", 4) == 0;
         od_conv_destroy(conv);

@@ -226,7 +226,7 @@ static od_status upper_backward(od_encoder *e, const od_net *net, int i, int n, 
             break;
         const od_conv_input in = od_conv_bn_output(&k->conv[j - 1], net, OD_MODE_TRAIN);
         dy = od_arena_span(net->arena, k->d_hidden[j - 1]);
-        status = od_conv_bn_backward_conv(&k->conv[j], net, dy, false, &in, n, accumulate);
+        status = od_conv_bn_backward_conv(&k->conv[j], net, dy, false, &in, &k->conv[j - 1], OD_NO_SPAN, n, accumulate);
     }
     return status;
 }
@@ -239,10 +239,14 @@ static od_status lower_backward(od_encoder *e, const od_net *net, int i, int n, 
     if (status)
         return status;
     const od_conv_input in = input_of(e, net, OD_MODE_TRAIN, i);
-    if (k->has_down && ((status = od_conv_bn_backward_norm(&k->down, net, OD_NO_SPAN, dy, OD_NO_SPAN, n, accumulate)) ||
-                        (status = od_conv_bn_backward_conv(&k->down, net, dx, false, &in, n, accumulate))))
+    const bool summed = i > 0 && e->blocks[i - 1].residual; /* block i - 1 added something before its last ReLU */
+    od_conv_bn *below = i > 0 ? last_conv(&e->blocks[i - 1]) : e->pooled ? NULL : &e->stem;
+    if (k->has_down &&
+        ((status = od_conv_bn_backward_norm(&k->down, net, OD_NO_SPAN, dy, OD_NO_SPAN, n, accumulate)) ||
+         (status = od_conv_bn_backward_conv(&k->down, net, dx, false, &in, NULL, OD_NO_SPAN, n, accumulate))))
         return status;
-    return od_conv_bn_backward_conv(&k->conv[0], net, dx, k->residual, &in, n, accumulate);
+    return od_conv_bn_backward_conv(&k->conv[0], net, dx, k->residual, &in, below, summed ? in.x : OD_NO_SPAN, n,
+                                    accumulate);
 }
 
 static od_status stem_backward(od_encoder *e, const od_net *net, int n, bool accumulate) {
@@ -256,7 +260,8 @@ static od_status stem_backward(od_encoder *e, const od_net *net, int n, bool acc
         dy = d_stem;
     }
     status = od_conv_bn_backward_norm(&e->stem, net, OD_NO_SPAN, dy, OD_NO_SPAN, n, accumulate);
-    return status ? status : od_conv_bn_backward_conv(&e->stem, net, OD_NO_SPAN, false, &in, n, accumulate);
+    return status ? status
+                  : od_conv_bn_backward_conv(&e->stem, net, OD_NO_SPAN, false, &in, NULL, OD_NO_SPAN, n, accumulate);
 }
 
 od_status od_encoder_backward(od_encoder *e, const od_net *net, od_span dfeatures, int n, bool accumulate) {

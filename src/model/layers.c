@@ -86,6 +86,7 @@ od_status od_conv_bn_create(od_conv_bn *l, const od_builder *b, const od_conv_bn
 
 void od_conv_bn_destroy(od_conv_bn *l) {
     od_conv_destroy(l->conv);
+    od_buffer_release(l->grads.partial.buffer);
     od_bn_layer_destroy(&l->bn);
     *l = (od_conv_bn){0};
 }
@@ -130,17 +131,50 @@ od_status od_conv_bn_apply(const od_conv_bn *l, const od_net *net, od_mode mode,
     return od_bn_apply(net->device, &shape, &fuse, y, od_arena_span(net->arena, l->u), l->bn.saved);
 }
 
+static void drop_grads(od_conv_bn *l) {
+    od_buffer_release(l->grads.partial.buffer);
+    l->grads = (od_conv_grads){0};
+}
+
+/* dy is behind the ReLU already, and its sums are there in parts. */
+static od_status backward_from_parts(od_conv_bn *l, const od_net *net, od_span dy, int n, bool accumulate) {
+    const od_bn_shape shape = bn_shape(&l->bn, net, OD_MODE_TRAIN, n, out_pixels(l));
+    const od_span u = od_arena_span(net->arena, l->u);
+    od_span sums = OD_NO_SPAN; // (groups, 2, C)
+    int all_rows = 0;
+    od_status status = od_span_create(net->device, (size_t)shape.groups * 2 * (size_t)shape.c, &sums);
+    if (!status)
+        status = od_bn_backward_finish(net->device, &shape, sums, od_span_at(net->grad, l->bn.gamma),
+                                       od_span_at(net->grad, l->bn.beta), l->grads.partial, l->grads.parts, accumulate);
+    if (!status)
+        status = od_bn_all_sums(net->member, &shape, sums, &all_rows);
+    if (!status)
+        status = od_bn_backward_input(net->device, &shape, all_rows, NULL, u, OD_NO_SPAN, dy, OD_NO_SPAN, u,
+                                      l->bn.saved, sums);
+    od_buffer_release(sums.buffer);
+    return status;
+}
+
 od_status od_conv_bn_backward_norm(od_conv_bn *l, const od_net *net, od_span d_residual, od_span dy, od_span y, int n,
                                    bool accumulate) {
     const od_span u = od_arena_span(net->arena, l->u);
-    return od_bn_layer_backward(&l->bn, net, u, d_residual, dy, y, u, l->relu, n, out_pixels(l), accumulate);
+    if (!l->grads.parts)
+        return od_bn_layer_backward(&l->bn, net, u, d_residual, dy, y, u, l->relu, n, out_pixels(l), accumulate);
+    od_status status = backward_from_parts(l, net, dy, n, accumulate);
+    drop_grads(l);
+    return status;
 }
 
 od_status od_conv_bn_backward_conv(od_conv_bn *l, const od_net *net, od_span dx, bool add, const od_conv_input *x,
-                                   int n, bool accumulate) {
+                                   od_conv_bn *below, od_span y, int n, bool accumulate) {
     const od_span du = od_arena_span(net->arena, l->u);
     od_status status = od_conv_backward_weight_fused(l->conv, od_span_at(net->grad, l->w), x, du, n, accumulate);
     if (status || !dx.buffer)
         return status;
-    return add ? od_conv_backward_data_add(l->conv, dx, du, n) : od_conv_backward_data(l->conv, dx, du, n);
+    if (!below || !below->relu)
+        return od_conv_backward_data_fused(l->conv, dx, du, n, add, NULL);
+    drop_grads(below);
+    below->grads = (od_conv_grads){
+        .groups = net->groups, .u = od_arena_span(net->arena, below->u), .saved = below->bn.saved, .y = y};
+    return od_conv_backward_data_fused(l->conv, dx, du, n, add, &below->grads);
 }

@@ -59,7 +59,8 @@ typedef struct od_conv_bn {
     bool relu;
     size_t w; /* (KH, KW, Cin, Cout) in value and grad */
     od_bn_layer bn;
-    od_place u; /* (max_rows, Hout, Wout, Cout) */
+    od_place u;          /* (max_rows, Hout, Wout, Cout) */
+    od_conv_grads grads; /* what the reader's backward pass gave for the batch norm here, if anything */
 } od_conv_bn;
 
 /* prefix_conv "backbone.conv1", prefix_bn "backbone.bn1". c_stored: input channels outside (3 of 4 in the stem). first:
@@ -86,9 +87,11 @@ od_status od_conv_bn_apply(const od_conv_bn *l, const od_net *net, od_mode mode,
 od_status od_conv_bn_backward_norm(od_conv_bn *l, const od_net *net, od_span d_residual, od_span dy, od_span y, int n,
                                    bool accumulate);
 /* Then through the convolution. dx: gradient at x, OD_NO_SPAN in the first layer; add: to what is there. Weight
- * gradients go to the parameters' arena. */
+ * gradients go to the parameters' arena. below: the layer whose output x is, where this is the last part of dx: its
+ * batch norm's sums are then found on the way where a variant can, and od_conv_bn_backward_norm goes on from them; y:
+ * x as it is, where a residual was added to it. */
 od_status od_conv_bn_backward_conv(od_conv_bn *l, const od_net *net, od_span dx, bool add, const od_conv_input *x,
-                                   int n, bool accumulate);
+                                   od_conv_bn *below, od_span y, int n, bool accumulate);
 size_t od_conv_bn_size(const od_conv_bn *l); /* elements of one image's output */
 void od_conv_bn_destroy(od_conv_bn *l);
 

@@ -232,25 +232,50 @@ static od_status add_pass(od_conv *conv, od_conv_args *args) {
     return status;
 }
 
-static od_status backward_data(od_conv *conv, od_span dx, od_span dy, int n, bool accumulate) {
+static od_status check_grads(const od_conv *conv, const od_conv_grads *g, int n) {
+    const char *name = pass_table[BACKWARD_DATA].operation;
+    if (g->groups < 1 || n % g->groups != 0)
+        return od_fail(OD_ERR_ARGUMENT, "%s: %d images in %d groups", name, n, g->groups);
+    od_status status = check_span(name, "u", g->u, x_size(conv, n));
+    if (!status)
+        status = check_span(name, "saved", g->saved, (uint64_t)g->groups * OD_BN_SAVED * (uint64_t)conv->shape.c_in);
+    return status || !g->y.buffer ? status : check_span(name, "y", g->y, x_size(conv, n));
+}
+
+od_status od_conv_backward_data_fused(od_conv *conv, od_span dx, od_span dy, int n, bool add, od_conv_grads *grads) {
     od_status status = check_pass(conv, BACKWARD_DATA, n);
     if (!status)
         status = check_span("conv_backward_data", "dx", dx, x_size(conv, n));
     if (!status)
         status = check_span("conv_backward_data", "dy", dy, y_size(conv, n));
+    if (!status && grads)
+        status = check_grads(conv, grads, n);
+    if (grads) {
+        grads->partial = OD_NO_SPAN;
+        grads->parts = 0;
+    }
     if (status || n == 0)
         return status;
-    od_conv_args args = {.out = dx, .in = dy, .n = n, .groups = 1, .accumulate = accumulate};
-    return accumulate && !impl_of(conv, BACKWARD_DATA)->adds ? add_pass(conv, &args)
-                                                             : run_pass(conv, BACKWARD_DATA, &args);
+    const od_conv_impl *impl = impl_of(conv, BACKWARD_DATA);
+    od_conv_args args = {.out = dx, .in = dy, .n = n, .groups = 1, .accumulate = add};
+    if (grads && impl->sums && (impl->adds || !add)) {
+        args.grads = grads;
+        args.groups = grads->groups;
+    }
+    status = add && !impl->adds ? add_pass(conv, &args) : run_pass(conv, BACKWARD_DATA, &args);
+    if (status && grads) {
+        od_buffer_release(grads->partial.buffer);
+        grads->partial = OD_NO_SPAN;
+    }
+    return status;
 }
 
 od_status od_conv_backward_data(od_conv *conv, od_span dx, od_span dy, int n) {
-    return backward_data(conv, dx, dy, n, false);
+    return od_conv_backward_data_fused(conv, dx, dy, n, false, NULL);
 }
 
 od_status od_conv_backward_data_add(od_conv *conv, od_span dx, od_span dy, int n) {
-    return backward_data(conv, dx, dy, n, true);
+    return od_conv_backward_data_fused(conv, dx, dy, n, true, NULL);
 }
 
 od_status od_conv_backward_weight_fused(od_conv *conv, od_span dw, const od_conv_input *x, od_span dy, int n,

@@ -6,7 +6,7 @@
 #include "ops/variant.h"
 
 /* The operands of one run. FORWARD: out y, in x. BACKWARD_DATA: out dx, in dy. BACKWARD_WEIGHT: out dw, in x, grad dy.
- * Only what fuses sees affine and stats. */
+ * Only what fuses sees affine and stats, only what sums grads. */
 typedef struct od_conv_args {
     od_span out, in, grad;
     od_span weights; /* packed, or w itself; not in BACKWARD_WEIGHT */
@@ -14,8 +14,9 @@ typedef struct od_conv_args {
     bool accumulate; /* BACKWARD_WEIGHT, BACKWARD_DATA */
     od_span affine;  /* in is read as relu(in * slope + shift), see od_conv_input; no buffer: as it is */
     size_t stride;
-    int groups;           /* of affine and of stats: n is a multiple of it; 1 without both */
+    int groups;           /* of affine, stats and grads: n is a multiple of it; 1 without them */
     od_conv_stats *stats; /* FORWARD; NULL: not wanted. The variant creates `partial` and sets `parts` */
+    od_conv_grads *grads; /* BACKWARD_DATA; the same */
 } od_conv_args;
 
 /* One variant of one pass: od_variant.run points to this. */
@@ -27,6 +28,7 @@ typedef struct od_conv_impl {
     od_status (*run)(void *state, const od_conv_args *args);   /* n > 0 */
     bool fuses;                                                /* whether run heeds affine and stats */
     bool adds; /* BACKWARD_DATA: whether it can add to what dx holds (accumulate) */
+    bool sums; /* BACKWARD_DATA: whether run heeds grads */
 } od_conv_impl;
 
 extern const od_conv_impl od_conv_ref, od_conv_cpu, od_conv_cpu_weight, od_conv_gpu, od_conv_gpu_weight;

@@ -5,14 +5,16 @@
 #include "ops/conv_impl.h"
 #include "ops/tunable.h"
 
-/* Register tiles by the width of the device's float vectors, as in conv_cpu.c. */
+/* Register tiles by the width of the device's float vectors, as in conv_cpu.c; and what a core's own cache holds at
+ * least where vectors are as wide, which OpenCL does not tell. */
 typedef struct winograd_tile {
     int vw, vecs, rows;
+    size_t core_cache; /* bytes */
 } winograd_tile;
 static const winograd_tile tiles[] = {
-    {16, 2, 12},
-    {8, 2, 6},
-    {4, 3, 8},
+    {16, 2, 12, 1 << 20},
+    {8, 2, 6, 1 << 19},
+    {4, 3, 8, 1 << 19},
 };
 
 od_conv_winograd_use od_conv_winograd_mode;
@@ -30,7 +32,7 @@ enum {
     LINES = 16,              /* as in the kernel */
     MIN_CHANNELS = 16,       /* of a vector, and to be worth it */
     MIN_PIXELS = 12,         /* of the 16 of a tile, on average */
-    BLOCK = 4,               /* tiles that are transformed at a time, in register tiles */
+    BLOCK = 4,               /* tiles that are transformed at a time, in register tiles, at most */
     LARGE_BLOCK = 8,         /* the same with weights that leave the cache between blocks */
     GROUP = 4,               /* panels whose products are kept at a time, and that a share has at least */
     SLOTS_PER_CORE = 4,      /* work-groups, to balance */
@@ -47,7 +49,9 @@ const od_tuning_table od_conv_winograd_table = {
     .shape = OD_CONV_CLASSES,
     .parameters =
         {{"block", OD_TUNING_VALUES(1, 2, 3, 4, 5, 6, 8, 10, 12, 16),
-          "4 register tiles of tiles, 8 with weights of more than half the cache; fewer to occupy all cores"},
+          "up to 4 register tiles of tiles, as a core's cache holds them; 8 with weights of more than half the cache; "
+          "fewer "
+          "to occupy all cores"},
          {"group", OD_TUNING_VALUES(1, 2, 3, 4, 6, 8, 16), "4 panels whose products are kept"},
          {"slots", OD_TUNING_VALUES(1, 2, 4, 8, 16), "4 work-groups a core"},
          {"by_panels", OD_TUNING_VALUES(0, 1),
@@ -152,12 +156,20 @@ static int64_t tiles_of(const winograd_conv *c, int n) {
     return (int64_t)n * od_div_up(c->h_out, 4) * od_div_up(c->w_out, 4);
 }
 
+/* Register tiles of tiles whose patches, products and pixels leave a quarter of a core's cache to the weights. */
+static int block_in_cache(const winograd_conv *c) {
+    const int cols = c->cols * (c->panels < GROUP ? c->panels : GROUP), pixels = 16 * (c->c_in + cols);
+    const size_t tile = sizeof(float) * (POINTS * (size_t)(c->c_in + c->tile->vw + cols) + (size_t)pixels);
+    const int blocks = (int)(c->tile->core_cache / 4 * 3 / (tile * (size_t)c->tile->rows));
+    return blocks < 1 ? 1 : blocks < BLOCK ? blocks : BLOCK;
+}
+
 /* The parameters of a run. By panels: where the weights' transforms would cost more memory traffic than all else. */
 static void parameters(const winograd_conv *c, int n, int *v) {
     const od_device_info *info = od_device_get_info(c->device);
     const uint64_t weights = sizeof(float) * transformed_size(c);
     char class[64];
-    v[TUNED_BLOCK] = info->cache_bytes && weights > info->cache_bytes / 2 ? LARGE_BLOCK : BLOCK;
+    v[TUNED_BLOCK] = info->cache_bytes && weights > info->cache_bytes / 2 ? LARGE_BLOCK : block_in_cache(c);
     v[TUNED_GROUP] = GROUP;
     v[TUNED_SLOTS] = SLOTS_PER_CORE;
     v[TUNED_PANELS] = tiles_of(c, n) <= FEW_TILES && (unsigned)c->panels >= 2 * info->compute_units &&
@@ -227,16 +239,32 @@ static winograd_cut cut_run(const winograd_conv *c, int n) {
     return cut;
 }
 
-static od_status make_stats(const winograd_conv *c, const od_conv_args *args, int parts) {
-    if (!args->stats)
-        return OD_OK;
-    args->stats->parts = parts;
-    return od_span_borrow(c->device, (size_t)args->groups * parts * 3 * c->c_out, &args->stats->partial);
-}
+/* What a run makes for batch norm, as the kernels take it. */
+enum { NOTHING, STATISTICS, GRADIENTS };
+typedef struct winograd_epilogue {
+    int kind;
+    od_buffer *partial;
+    od_span u, after, saved;
+} winograd_epilogue;
 
-static od_buffer *stats_buffer(const od_conv_args *args) {
-    return args->stats ? args->stats->partial.buffer : NULL;
+static od_status make_epilogue(const winograd_conv *c, const od_conv_args *args, int parts, winograd_epilogue *e) {
+    const od_conv_grads *g = args->grads;
+    *e = (winograd_epilogue){.kind = args->stats ? STATISTICS : g ? GRADIENTS : NOTHING};
+    if (e->kind == NOTHING)
+        return OD_OK;
+    od_span *partial = args->stats ? &args->stats->partial : &args->grads->partial;
+    *(args->stats ? &args->stats->parts : &args->grads->parts) = parts;
+    const size_t values = args->stats ? 3 : 2;
+    od_status status = od_span_create(c->device, (size_t)args->groups * parts * values * c->c_out, partial);
+    e->partial = partial->buffer;
+    if (g) {
+        e->u = g->u;
+        e->after = g->y;
+        e->saved = g->saved;
+    }
+    return status;
 }
+#define EPILOGUE(e) OD_I32((e).kind), OD_BUF((e).partial), OD_SPAN((e).u), OD_SPAN((e).after), OD_SPAN((e).saved)
 
 /* A launch with a pass's work: products alone, the transforms are a small part; `weights` floats of them are read. */
 static od_range with_work(od_range range, const winograd_conv *c, int n, double weights) {
@@ -254,11 +282,12 @@ static od_status run_by_panels(const winograd_conv *c, const od_conv_args *args)
     const uint64_t plane = (uint64_t)blocks * rows * (c->c_in + vw) + vw;
     const uint64_t slot = (POINTS * ((uint64_t)(CHUNK + count + rows) * c->cols + 2 * vw) + 15) / 16 * 16;
     od_span v = OD_NO_SPAN, scratch = OD_NO_SPAN;
+    winograd_epilogue e;
     od_status status = od_span_borrow(c->device, POINTS * plane, &v);
     if (!status)
         status = od_span_borrow(c->device, slots * slot, &scratch);
     if (!status)
-        status = make_stats(c, args, 1);
+        status = make_epilogue(c, args, 1, &e);
     if (!status)
         status = OD_LAUNCH(c->patches, OD_RANGE1(blocks, 1), OD_BUF(v.buffer), OD_U64(plane), OD_SPAN(args->in),
                            OD_BUF(c->zeros), OD_SPAN(args->affine), OD_U64(args->stride), OD_I32(images),
@@ -268,9 +297,9 @@ static od_status run_by_panels(const winograd_conv *c, const od_conv_args *args)
         status =
             OD_LAUNCH(c->by_panels, with_work(OD_RANGE1(slots, 1), c, args->n, 9.0 * c->c_in * c->c_out),
                       OD_SPAN(args->out), OD_BUF(v.buffer), OD_U64(plane), OD_SPAN(args->weights), OD_I32(c->filter_in),
-                      OD_I32(c->filter_out), OD_I32(c->transposed), OD_BUF(scratch.buffer), OD_U64(slot),
-                      OD_BUF(stats_buffer(args)), OD_I32(images), OD_I32(args->n), OD_I32(c->c_in), OD_I32(c->h_out),
-                      OD_I32(c->w_out), OD_I32(c->c_out), OD_I32(CHUNK), OD_I32(args->accumulate));
+                      OD_I32(c->filter_out), OD_I32(c->transposed), OD_BUF(scratch.buffer), OD_U64(slot), EPILOGUE(e),
+                      OD_I32(images), OD_I32(args->n), OD_I32(c->c_in), OD_I32(c->h_out), OD_I32(c->w_out),
+                      OD_I32(c->c_out), OD_I32(CHUNK), OD_I32(args->accumulate));
     od_buffer_release(v.buffer);
     od_buffer_release(scratch.buffer);
     return status;
@@ -282,20 +311,20 @@ static od_status winograd_run(void *state, const od_conv_args *args) {
         return run_by_panels(c, args);
     const winograd_cut cut = cut_run(c, args->n);
     od_span scratch = OD_NO_SPAN;
+    winograd_epilogue e;
     od_status status = od_span_borrow(c->device, cut.slot * cut.slots * cut.shares, &scratch);
     if (!status)
-        status = make_stats(c, args, cut.slots);
+        status = make_epilogue(c, args, cut.slots, &e);
     if (!status)
-        status = OD_LAUNCH(c->main,
-                           with_work(OD_RANGE2(cut.slots, cut.shares, 1, 1), c, args->n, (double)transformed_size(c)),
-                           OD_SPAN(args->out), OD_SPAN(args->in), OD_BUF(args->weights.buffer), OD_BUF(scratch.buffer),
-                           OD_U64(cut.slot), OD_SPAN(args->affine), OD_U64(args->stride), OD_BUF(stats_buffer(args)),
-                           OD_I32(args->n / args->groups), OD_I32(args->n), OD_I32(c->h_in), OD_I32(c->w_in),
-                           OD_I32(c->c_in), OD_I32(c->h_out), OD_I32(c->w_out), OD_I32(c->c_out), OD_I32(c->pad),
-                           OD_I32(cut.block), OD_I32(cut.group), OD_I32(args->accumulate));
+        status = OD_LAUNCH(
+            c->main, with_work(OD_RANGE2(cut.slots, cut.shares, 1, 1), c, args->n, (double)transformed_size(c)),
+            OD_SPAN(args->out), OD_SPAN(args->in), OD_BUF(args->weights.buffer), OD_BUF(scratch.buffer),
+            OD_U64(cut.slot), OD_SPAN(args->affine), OD_U64(args->stride), EPILOGUE(e), OD_I32(args->n / args->groups),
+            OD_I32(args->n), OD_I32(c->h_in), OD_I32(c->w_in), OD_I32(c->c_in), OD_I32(c->h_out), OD_I32(c->w_out),
+            OD_I32(c->c_out), OD_I32(c->pad), OD_I32(cut.block), OD_I32(cut.group), OD_I32(args->accumulate));
     od_buffer_release(scratch.buffer);
     return status;
 }
 
 const od_conv_impl od_conv_winograd = {
-    winograd_create, winograd_destroy, winograd_packed_size, winograd_pack, winograd_run, true, true};
+    winograd_create, winograd_destroy, winograd_packed_size, winograd_pack, winograd_run, true, true, true};

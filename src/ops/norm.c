@@ -224,16 +224,36 @@ od_status od_bn_inference(od_device *device, const od_bn_shape *shape, const od_
 
 /* ---- backward --------------------------------------------------------------------------------------------------- */
 
+/* sums (groups, 2, c) from their parts (groups, parts, 2, c); dgamma and dbeta from them. */
+static od_status finish_sums(od_device *device, const od_columns *columns, const od_bn_shape *s, od_span sums,
+                             od_span dgamma, od_span dbeta, od_span partial, uint32_t parts, bool accumulate) {
+    od_kernel *kernel;
+    od_status status = norm_kernel(device, columns, "finish_grads", &kernel);
+    if (status)
+        return status;
+    return OD_LAUNCH(kernel, finish_range(columns, s, parts, 2), OD_SPAN(sums), OD_SPAN(dgamma), OD_SPAN(dbeta),
+                     OD_SPAN(partial), OD_U32((uint32_t)s->groups), OD_U32((uint32_t)s->c), OD_U32(parts),
+                     OD_I32(dgamma.buffer != NULL), OD_I32(dbeta.buffer != NULL), OD_I32(accumulate));
+}
+
+od_status od_bn_backward_finish(od_device *device, const od_bn_shape *shape, od_span sums, od_span dgamma,
+                                od_span dbeta, od_span partial, int parts, bool accumulate) {
+    od_status status = check_shape(shape, "backward", 1);
+    if (status)
+        return status;
+    od_columns columns =
+        OD_COLUMNS_OF(device, "bn_backward", (size_t)shape->rows, shape->c, sums, dgamma, dbeta, partial);
+    return finish_sums(device, &columns, shape, sums, dgamma, dbeta, partial, (uint32_t)parts, accumulate);
+}
+
 /* sums (groups, 2, c) of the masked gradient g and of g xhat; dgamma and dbeta from them. */
 static od_status gradient_sums(od_device *device, const od_columns *columns, const od_bn_shape *s, uint32_t flags,
                                od_span sums, od_span dgamma, od_span dbeta, od_span dy, od_span y, od_span x,
                                od_span saved, bool accumulate) {
-    uint32_t c = (uint32_t)s->c, chunks = (uint32_t)columns->chunks;
-    od_kernel *grads, *finish;
+    const uint32_t c = (uint32_t)s->c, chunks = (uint32_t)columns->chunks;
+    od_kernel *grads;
     od_span partial; // (groups, chunks, 2, c)
     od_status status = norm_kernel(device, columns, "grads", &grads);
-    if (!status)
-        status = norm_kernel(device, columns, "finish_grads", &finish);
     if (!status)
         status = od_span_create(device, (size_t)s->groups * chunks * 2 * c, &partial);
     if (status)
@@ -242,9 +262,7 @@ static od_status gradient_sums(od_device *device, const od_columns *columns, con
                        OD_SPAN(x), OD_SPAN(saved), OD_U32((uint32_t)s->rows), OD_U32(c),
                        OD_U32((uint32_t)columns->chunk_rows), OD_U32(chunks), OD_U32(flags));
     if (!status)
-        status = OD_LAUNCH(finish, finish_range(columns, s, chunks, 2), OD_SPAN(sums), OD_SPAN(dgamma), OD_SPAN(dbeta),
-                           OD_SPAN(partial), OD_U32((uint32_t)s->groups), OD_U32(c), OD_U32(chunks),
-                           OD_I32(dgamma.buffer != NULL), OD_I32(dbeta.buffer != NULL), OD_I32(accumulate));
+        status = finish_sums(device, columns, s, sums, dgamma, dbeta, partial, chunks, accumulate);
     od_buffer_release(partial.buffer);
     return status;
 }

@@ -65,8 +65,23 @@ typedef struct od_conv_stats {
     int parts;
 } od_conv_stats;
 
+/* What the backward pass of the batch norm in front of x needs, found as dx is written: dx behind the ReLU, g = dx
+ * where the ReLU let something through and else 0, takes dx's place, and the sums of g and of g (u - mean) rstd come
+ * with it, as partial sums (groups, parts, 2, Cin). In: u (N, H, W, Cin), the convolution output that was normalised;
+ * saved (groups, 4, Cin), see od_bn_statistics; y, x itself, where something was added before the ReLU: it let through
+ * what is positive there, and else where the normalised u is. Out: partial, from the pool, and parts; parts 0: this
+ * variant leaves both to batch norm's own passes, and dx is what it would be without. */
+typedef struct od_conv_grads {
+    int groups;
+    od_span u, saved, y;
+    od_span partial;
+    int parts;
+} od_conv_grads;
+
 /* As above; where a variant cannot fuse the input, it is made in memory that is given back. stats may be NULL. */
 od_status od_conv_forward_fused(od_conv *conv, od_span y, const od_conv_input *x, int n, od_conv_stats *stats);
+/* dx = (add ? dx : 0) + the gradient; grads may be NULL. */
+od_status od_conv_backward_data_fused(od_conv *conv, od_span dx, od_span dy, int n, bool add, od_conv_grads *grads);
 od_status od_conv_backward_weight_fused(od_conv *conv, od_span dw, const od_conv_input *x, od_span dy, int n,
                                         bool accumulate);
 

@@ -78,6 +78,9 @@ od_status od_bn_backward(od_device *device, const od_bn_shape *shape, const od_b
 od_status od_bn_backward_sums(od_device *device, const od_bn_shape *shape, const od_bn_fuse *fuse, od_span sums,
                               od_span dgamma, od_span dbeta, od_span dy, od_span y, od_span x, od_span saved,
                               bool accumulate);
+/* The same sums from partial ones (groups, parts, 2, C), as a convolution gives them (od_conv_grads). */
+od_status od_bn_backward_finish(od_device *device, const od_bn_shape *shape, od_span sums, od_span dgamma,
+                                od_span dbeta, od_span partial, int parts, bool accumulate);
 od_status od_bn_backward_input(od_device *device, const od_bn_shape *shape, int all_rows, const od_bn_fuse *fuse,
                                od_span dx, od_span d_residual, od_span dy, od_span y, od_span x, od_span saved,
                                od_span sums);
