@@ -90,7 +90,9 @@ const char *const *od_fetch_names(void);
 /* ---- batches ---------------------------------------------------------------------------------------------------- */
 
 typedef struct od_batch {
-    int n;                 /* images in this batch: fewer than asked for only in an epoch's last one */
+    int n;                 /* images in this batch: fewer than asked for only in an epoch's last one, where it may be 0
+                              for a slice */
+    int total;             /* images of the whole batch, of which this is the loader's slice */
     uint8_t *images;       /* (n, h, w, c) */
     uint32_t *ids;         /* (n) index in the split: the id of augmentation's random numbers */
     int32_t *labels;       /* (n) */
@@ -100,9 +102,10 @@ typedef struct od_batch {
 typedef struct od_loader_options {
     int batch;
     uint64_t seed;
-    bool shuffle;   /* a permutation drawn from (seed, epoch); false: in order */
-    bool drop_last; /* leave out an incomplete last batch */
-    int depth;      /* batches prepared ahead; 0: 3 */
+    bool shuffle;     /* a permutation drawn from (seed, epoch); false: in order */
+    bool drop_last;   /* leave out an incomplete last batch */
+    int depth;        /* batches prepared ahead; 0: 3 */
+    int first, count; /* only these images of each batch; count 0: all */
 } od_loader_options;
 
 typedef struct od_loader od_loader;
@@ -117,6 +120,11 @@ uint32_t od_loader_batches(const od_loader *loader); /* in an epoch */
 /* The next batch, of the next epoch after the last one's; valid until the next call on this loader. Called from one
  * thread. */
 od_status od_loader_next(od_loader *loader, const od_batch **batch);
+
+/* From the next batch on only images [first, first + count) of each, which may be none (count 0). The order, the ids
+ * and what makes a batch complete stay those of whole batches, so that loaders with slices that cover a batch give
+ * together what one without gives. The last batch given becomes invalid. On OD_ERR_MEMORY the old slice stays. */
+od_status od_loader_set_slice(od_loader *loader, int first, int count);
 
 /* Go to batch `index` of `epoch`: what follows is bit for bit what streaming would have given there. index may be
  * od_loader_batches: the next epoch's first. */
