@@ -200,6 +200,8 @@ static char *preset_path(const char *name) {
 const char *const od_preset_names[] = {"quickstart",
                                        "reference-cnn4",
                                        "study-cnn4",
+                                       "study-cnn4-byol",
+                                       "study-resnet18",
                                        "cifar10-resnet18",
                                        "simsiam-cifar10-solo-learn",
                                        "byol-cifar10-solo-learn",
