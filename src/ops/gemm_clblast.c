@@ -142,8 +142,8 @@ typedef struct override {
 static override *overrides;
 static pthread_mutex_t overrides_mutex = PTHREAD_MUTEX_INITIALIZER;
 
+/* With the mutex held. */
 static override *find_override(void *device) {
-    pthread_mutex_lock(&overrides_mutex);
     override *o = overrides;
     while (o && o->device != device)
         o = o->next;
@@ -152,7 +152,6 @@ static override *find_override(void *device) {
         o->next = overrides;
         overrides = o;
     }
-    pthread_mutex_unlock(&overrides_mutex);
     return o;
 }
 
@@ -172,7 +171,7 @@ static od_status override_kernel(od_device *device, size_t kernel, const int *va
 }
 
 /* Hand what the rows say over to CLBlast, where it is not what it has already. */
-static od_status apply_rows(od_device *device) {
+static od_status apply_rows_locked(od_device *device) {
     override *o = find_override(od_native_device(device));
     for (size_t k = 0; o && k < KERNELS; k++) {
         const od_tuning_table *t = kernels[k].table;
@@ -188,6 +187,14 @@ static od_status apply_rows(od_device *device) {
         memcpy(o->values[k], values, bytes);
     }
     return OD_OK;
+}
+
+/* Several open devices may be one to CLBlast. */
+static od_status apply_rows(od_device *device) {
+    pthread_mutex_lock(&overrides_mutex);
+    od_status status = apply_rows_locked(device);
+    pthread_mutex_unlock(&overrides_mutex);
+    return status;
 }
 
 /* ---- the product ------------------------------------------------------------------------------------------------- */
