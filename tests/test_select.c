@@ -125,3 +125,88 @@ Test(select, long_text_is_cut) {
     (void)setenv("OFFDIAG_DEVICE", spec, 1);
     refuses(all, DEVICES, NULL, "OFFDIAG_DEVICE=xxx");
 }
+
+/* ---- lists ------------------------------------------------------------------------------------------------------- */
+
+/* expected: indices, ends with -1 */
+static void takes_all(size_t n, const char *spec, const int *expected, const char *reason_part) {
+    size_t indices[8], selected = 99, i = 0;
+    const char *reason = NULL;
+    cr_assert_eq(od_devices_select(all, n, spec, indices, LENGTH(indices), &selected, &reason), OD_OK, "%s: %s", spec,
+                 od_error_message());
+    for (; expected[i] >= 0; i++)
+        cr_assert(i < selected && indices[i] == (size_t)expected[i], "%s: device %zu of %zu", spec, i, selected);
+    cr_assert_eq(selected, i, "%s took %zu devices", spec, selected);
+    CONTAINS(reason, reason_part);
+}
+#define TAKES(n, spec, reason, ...) takes_all((n), (spec), (const int[]){__VA_ARGS__, -1}, (reason))
+
+static void refuses_all(size_t n, const char *spec, size_t capacity, od_status expected, const char *part) {
+    size_t indices[8], selected = 99;
+    cr_assert_eq(od_devices_select(all, n, spec, indices, capacity, &selected, NULL), expected, "%s: %s", spec,
+                 od_error_message());
+    cr_assert_eq(selected, 0);
+    CONTAINS(od_error_message(), part);
+}
+
+Test(select, lists) {
+    TAKES(DEVICES, "4:1,1:0", "list", DGPU2, CPU);
+    TAKES(DEVICES, " rtx ti , cpu,3:0", "list", DGPU2, CPU, IGPU);
+    TAKES(DEVICES, "4:0,1:0,4:0", "list", DGPU, CPU, DGPU); /* the same one twice, by its number */
+    TAKES(DEVICES, "auto", "discrete", DGPU);
+    TAKES(DEVICES, "1:0", "number", CPU);
+    TAKES(DEVICES, NULL, "discrete", DGPU);
+    refuses_all(DEVICES, "cpu,1:0", 8, OD_ERR_USAGE, "device 1:0 (pthread-EPYC) is named twice");
+    CONTAINS(od_error_message(), "1:0,1:0");
+    refuses_all(DEVICES, "4:0,auto", 8, OD_ERR_USAGE, "named twice");
+    refuses_all(DEVICES, "4:0,voodoo", 8, OD_ERR_NO_DEVICE, "'voodoo'");
+    refuses_all(DEVICES, "4:0,0:0", 8, OD_ERR_NO_DEVICE, "unmaintained");
+    refuses_all(DEVICES, "4:0,", 8, OD_ERR_USAGE, "an empty name");
+    refuses_all(DEVICES, ",", 8, OD_ERR_USAGE, "an empty name");
+    refuses_all(DEVICES, "4:0,all", 8, OD_ERR_USAGE, "stands alone");
+    refuses_all(DEVICES, "1:0,1:0,1:0", 2, OD_ERR_USAGE, "more than 2 devices");
+    refuses_all(0, "4:0,4:1", 8, OD_ERR_NO_DEVICE, "no OpenCL device");
+    (void)snprintf(all[IGPU].name, sizeof all[IGPU].name, "Radeon (renoir, LLVM 15)");
+    TAKES(DEVICES, "renoir, LLVM", "named", IGPU); /* a name with a comma */
+    TAKES(DEVICES, "4:0,renoir", "list", DGPU, IGPU);
+}
+
+Test(select, every_device) {
+    TAKES(DEVICES, "all", "all usable", CPU, IGPU, DGPU, DGPU2, FPGA);
+    TAKES(DEVICES, "gpus", "GPUs", IGPU, DGPU, DGPU2);
+    refuses_all(2, "gpus", 8, OD_ERR_NO_DEVICE, "no usable GPU");
+    CONTAINS(od_error_message(), "1:0");
+    refuses_all(1, "all", 8, OD_ERR_NO_DEVICE, "no usable device");
+    refuses_all(0, "all", 8, OD_ERR_NO_DEVICE, "no OpenCL device");
+    refuses_all(DEVICES, "all", 3, OD_ERR_USAGE, "more than 3 devices");
+}
+
+/* The same hardware through two platforms counts once; twice in one platform is what its driver was asked for. */
+Test(select, the_same_hardware) {
+    (void)snprintf(all[IGPU].physical, sizeof all[IGPU].physical, "pci 0000:03:00.0");
+    (void)snprintf(all[DGPU].physical, sizeof all[DGPU].physical, "pci 0000:03:00.0");
+    TAKES(DEVICES, "gpus", "GPUs", IGPU, DGPU2);
+    all[DGPU].vector_width = 4; /* the better one stays */
+    TAKES(DEVICES, "gpus", "GPUs", DGPU, DGPU2);
+    all[DGPU].usable = false;
+    TAKES(DEVICES, "gpus", "GPUs", IGPU, DGPU2);
+    fill();
+    all[DGPU].physical[0] = all[DGPU2].physical[0] = 'x';
+    TAKES(DEVICES, "gpus", "GPUs", IGPU, DGPU, DGPU2);
+    TAKES(DEVICES, "4:0,3:0", "list", DGPU, IGPU); /* what is named is taken */
+}
+
+Test(select, one_where_a_list_is_named) {
+    size_t index = 99;
+    cr_assert_eq(od_device_select(all, DEVICES, "4:0,1:0", &index, NULL), OD_ERR_USAGE);
+    CONTAINS(od_error_message(), "4:0,1:0 names 2 devices, and one is used here: name one, such as 4:0");
+    cr_assert_eq(od_device_select(all, DEVICES, "all", &index, NULL), OD_ERR_USAGE);
+    cr_assert_eq(index, 99);
+    takes(all, 2, "all", CPU, "all usable"); /* it is the only one */
+    (void)setenv("OFFDIAG_DEVICE", "4:0,1:0", 1);
+    cr_assert_eq(od_device_select(all, DEVICES, NULL, &index, NULL), OD_ERR_USAGE);
+    CONTAINS(od_error_message(), "OFFDIAG_DEVICE=4:0,1:0 names 2 devices");
+    TAKES(DEVICES, NULL, "OFFDIAG_DEVICE", DGPU, CPU);
+    (void)setenv("OFFDIAG_DEVICE", "4:0,,1:0", 1);
+    refuses_all(DEVICES, NULL, 8, OD_ERR_USAGE, "OFFDIAG_DEVICE=4:0,,1:0: '4:0,,1:0' has an empty name");
+}

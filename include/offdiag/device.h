@@ -27,6 +27,7 @@ typedef struct od_device_info {
     char name[256], vendor[128], platform[128], driver[128], version[128]; /* version: CL_DEVICE_VERSION */
     char platform_version[128];
     char architecture[48]; /* "sm_90", "gfx1100", "x86_64 float16"; "" where it can't be told */
+    char physical[48];     /* the hardware, through whichever platform: "cpu", "pci 0000:03:00.0"; "": can't be told */
     od_device_type type;
     unsigned compute_units, clock_mhz;
     uint64_t memory_bytes, max_alloc_bytes, local_bytes, cache_bytes;
@@ -47,10 +48,17 @@ od_status od_device_list(od_device_info **infos, size_t *count);
 /* Resolve SPEC against a list: "auto" | "gpu" | "cpu" | "P:D" | part of a device or platform name (no case).
  * NULL or "" means the OFFDIAG_DEVICE variable, then "auto". auto: discrete GPU, then integrated GPU, then CPU (then
  * accelerator), the first usable in list order. *reason (may be NULL; static or thread-local storage) says why it was
- * taken. No match or an ambiguous one: OD_ERR_NO_DEVICE with the candidates; an empty list: what to install for each
- * vendor. */
+ * taken. A list (see below) that names several devices is OD_ERR_USAGE. No match or an ambiguous one: OD_ERR_NO_DEVICE
+ * with the candidates; an empty list: what to install for each vendor. */
 od_status od_device_select(const od_device_info *infos, size_t count, const char *spec, size_t *index,
                            const char **reason);
+
+/* Resolve a list: "A,B,..." (each as above), "all" (every usable device) or "gpus" (every usable GPU); NULL or "" as
+ * above. all and gpus leave out what another platform shows already, where drivers tell (od_device_info.physical): the
+ * entry with the widest vectors stays, then the first. A device named more than once is OD_ERR_USAGE, but by its number
+ * each time ("0:0,0:0"): then it is opened as often. More than `capacity`: OD_ERR_USAGE. Each is opened by its id. */
+od_status od_devices_select(const od_device_info *infos, size_t count, const char *spec, size_t *indices,
+                            size_t capacity, size_t *selected, const char **reason);
 
 /* ---- an open device --------------------------------------------------------------------------------------------- */
 
@@ -64,10 +72,18 @@ typedef struct od_device_options {
     od_family family;
     bool profile;          /* events and times per kernel; slower */
     bool no_cache;         /* neither read nor write the binary cache */
-    uint64_t memory_bytes; /* budget for buffers; 0: 80 % of what the device reports */
+    uint64_t memory_bytes; /* budget for buffers; 0: 80 % of what the device reports, divided among its users */
+    /* How many users the device's memory has on this machine, those of other processes (MPI ranks) with it. 0: those
+     * that this process has opened, which are counted; CPUs and integrated GPUs share the host's memory. */
+    unsigned share;
 } od_device_options;
 
-/* Open the device that SPEC names (see od_device_select). options may be NULL. */
+/* Open the device that SPEC names (see od_device_select). options may be NULL.
+ *
+ * For tests, OFFDIAG_FAULT="KIND:DEVICE:N[,...]" makes the device that this process opened as number DEVICE (from 0)
+ * fail at the N-th call of a KIND: launch, or read (waiting or in the background): as a driver does that has lost the
+ * device, CL_OUT_OF_RESOURCES then and for all later calls; memory: the N-th buffer can't be allocated, later ones can.
+ */
 od_status od_device_open(const char *spec, const od_device_options *options, od_device **out);
 void od_device_close(od_device *device); /* NULL is fine */
 

@@ -33,13 +33,18 @@ static void destroy(od_buffer *buffer) {
     free(buffer);
 }
 
+uint64_t od_pool_budget(const od_pool *pool) {
+    const unsigned users = pool->memory ? od_memory_users(pool->memory) : 1;
+    return pool->memory ? pool->budget / (users > pool->share ? users : pool->share) : pool->budget;
+}
+
 static od_status refuse(const od_device *device, size_t bytes, const char *why) {
     const od_pool *pool = &device->pool;
     return od_fail(OD_ERR_DEVICE_MEMORY,
                    "%s: no memory for a buffer of %zu bytes (%.1f MiB): %s; in use %.1f MiB, budget %.1f MiB, largest "
                    "allocation %.1f MiB",
                    device->info.name, bytes, (double)bytes / 0x1p20, why, (double)pool->live / 0x1p20,
-                   (double)pool->budget / 0x1p20, (double)device->info.max_alloc_bytes / 0x1p20);
+                   (double)od_pool_budget(pool) / 0x1p20, (double)device->info.max_alloc_bytes / 0x1p20);
 }
 
 /* Give idle buffers back, the largest first, until at most `keep` bytes are left. */
@@ -60,9 +65,10 @@ void od_pool_empty(od_device *device) {
 
 od_status od_pool_count(od_device *device, size_t bytes) {
     od_pool *pool = &device->pool;
-    if (bytes > pool->budget || pool->live > pool->budget - bytes)
+    const uint64_t budget = od_pool_budget(pool);
+    if (bytes > budget || pool->live > budget - bytes)
         return refuse(device, bytes, "over the budget");
-    trim(device, pool->budget - pool->live - bytes);
+    trim(device, budget - pool->live - bytes);
     pool->live += bytes;
     if (pool->live + pool->idle > pool->peak)
         pool->peak = pool->live + pool->idle;
@@ -123,17 +129,23 @@ static od_status create_mem(od_device *device, od_buffer *buffer) {
 static od_status acquire(od_device *device, size_t bytes, unsigned wider, od_buffer **out) {
     od_pool *pool = &device->pool;
     *out = NULL;
+    const cl_int fault = od_fault(device, OD_FAULT_MEMORY);
+    if (fault == CL_MEM_OBJECT_ALLOCATION_FAILURE)
+        return refuse(device, bytes, od_cl_error_name(fault));
+    if (fault)
+        return od_cl_fail(fault, "clCreateBuffer", &device->info, "%zu bytes", bytes);
     if (bytes > device->info.max_alloc_bytes)
         return refuse(device, bytes, "larger than one allocation may be");
     od_buffer *buffer = take_idle(device, bytes, wider);
     if (!buffer) {
+        const uint64_t budget = od_pool_budget(pool);
         size_t capacity = class_capacity(bytes);
-        if (capacity > device->info.max_alloc_bytes || pool->live + capacity > pool->budget)
+        if (capacity > device->info.max_alloc_bytes || pool->live + capacity > budget)
             capacity = bytes < SMALLEST ? SMALLEST : bytes; /* near a limit: nothing to waste */
-        if (pool->live + capacity > pool->budget)
+        if (pool->live + capacity > budget)
             return refuse(device, bytes, "over the budget");
         replace(device, capacity, wider);
-        trim(device, pool->budget - pool->live - capacity);
+        trim(device, budget - pool->live - capacity);
         buffer = calloc(1, sizeof *buffer);
         if (!buffer)
             return od_fail(OD_ERR_MEMORY, "no host memory for a buffer of %zu bytes", bytes);
@@ -173,7 +185,7 @@ void od_buffer_release(od_buffer *buffer) {
 }
 
 od_memory_use od_device_memory(const od_device *device) {
-    return (od_memory_use){device->pool.live, device->pool.peak, device->pool.budget};
+    return (od_memory_use){device->pool.live, device->pool.peak, od_pool_budget(&device->pool)};
 }
 
 size_t od_buffer_size(const od_buffer *buffer) {

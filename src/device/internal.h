@@ -1,5 +1,5 @@
-/* What the files of the device layer share. The only header that sees OpenCL; each OpenCL function is called in one
- * place. */
+/* What the files of the device layer share. The only header that sees OpenCL; an OpenCL function is called in one
+ * place, or two. */
 #ifndef DEVICE_INTERNAL_H
 #define DEVICE_INTERNAL_H
 
@@ -41,8 +41,16 @@ od_quirks od_quirks_of(const od_device_info *info, char *note, size_t note_size)
 
 enum { OD_SIZE_CLASSES = 64 * 8, OD_KERNEL_SLOTS = 256, OD_PROFILE_PENDING = 512 };
 
+/* A memory of the machine that devices have in common: those that this process has opened. */
+typedef struct od_memory od_memory;
+od_memory *od_memory_enter(const od_device_info *info); /* NULL, which the others take, without memory */
+void od_memory_leave(od_memory *memory);
+unsigned od_memory_users(const od_memory *memory);
+
 typedef struct od_pool {
     uint64_t live, peak, budget, idle; /* bytes: in use, the most ever, allowed, kept for reuse */
+    od_memory *memory;                 /* NULL: the budget was given; else users of this memory divide it */
+    unsigned share;                    /* at least as many are its users */
     size_t live_count;
     od_buffer *classes[OD_SIZE_CLASSES]; /* freed buffers by capacity */
 } od_pool;
@@ -63,10 +71,23 @@ typedef struct od_pending {
 
 /* A transfer that goes on in the background, until a call that waited has seen how it ended. */
 typedef struct od_transfer {
-    cl_event event;
+    cl_event event; /* NULL: it failed with `error` */
+    cl_int error;
     const char *call;
     size_t offset, bytes;
 } od_transfer;
+
+/* ---- faults on request: see fault.c ------------------------------------------------------------------------------ */
+
+typedef enum od_fault_kind { OD_FAULT_LAUNCH, OD_FAULT_READ, OD_FAULT_MEMORY, OD_FAULT_KINDS } od_fault_kind;
+
+typedef struct od_faults {
+    bool armed, lost;              /* lost: every call fails */
+    uint64_t left[OD_FAULT_KINDS]; /* the next one that fails; 0: none */
+} od_faults;
+
+/* Of the device that this process opened as number `ordinal`, from 0. */
+od_status od_faults_open(od_faults *faults, unsigned ordinal);
 
 struct od_device {
     od_device_info info;
@@ -78,6 +99,7 @@ struct od_device {
     cl_context context; /* NULL: only described, see plan.h */
     cl_command_queue queue;
     unsigned unflushed; /* commands since the last flush */
+    od_faults faults;
     od_pool pool;
     od_transfer *transfers; /* in the order of the queue */
     size_t transfer_count, transfer_room;
@@ -96,6 +118,12 @@ struct od_buffer {
     size_t bytes, capacity; /* asked for, and what there is */
     od_buffer *next;        /* in the pool */
 };
+
+cl_int od_fault_count(od_device *device, od_fault_kind kind);
+/* Before a call of OpenCL: the error to fail with in its place. OD_FAULT_KINDS: a call of no kind that is counted. */
+static inline cl_int od_fault(od_device *device, od_fault_kind kind) {
+    return device->faults.armed ? od_fault_count(device, kind) : CL_SUCCESS;
+}
 
 /* What a kernel's parameter takes, where the driver tells. */
 typedef struct od_parameter {
@@ -121,6 +149,7 @@ struct od_kernel {
 /* AUTO resolved by the device's type. */
 od_family od_family_of(od_family asked, od_device_type type);
 
+uint64_t od_pool_budget(const od_pool *pool);
 void od_pool_empty(od_device *device); /* give idle buffers back to the driver */
 /* Memory of the device that is no buffer of the pool: counts against the budget. */
 od_status od_pool_count(od_device *device, size_t bytes);

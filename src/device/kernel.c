@@ -268,7 +268,9 @@ od_status od_launch(od_kernel *k, od_range range, const od_arg *args, size_t arg
     note_use(k, &range, local);
     if (od_device_is_plan(device))
         return OD_OK;
-    cl_int error = enqueue(k, &range, device->profiling ? &event : NULL);
+    cl_int error = od_fault(device, OD_FAULT_LAUNCH);
+    if (!error)
+        error = enqueue(k, &range, device->profiling ? &event : NULL);
     if (error == CL_MEM_OBJECT_ALLOCATION_FAILURE) { /* drivers that allocate at first use */
         od_pool_empty(device);
         status = od_device_finish(device);

@@ -99,6 +99,42 @@ static void describe_architecture(cl_device_id device, od_device_info *info) {
         (void)snprintf(to, size, "intel %u.%u", major >> 22, (major >> 14) & 255);
 }
 
+/* Where on the buses a device sits, of which each vendor tells in its own way. */
+static void describe_physical(cl_device_id device, od_device_info *info) {
+    enum { PCI_KHR = 0x410F, BUS_NV = 0x4008, SLOT_NV = 0x4009, DOMAIN_NV = 0x400A, TOPOLOGY_AMD = 0x4037 };
+    struct { /* cl_device_pci_bus_info_khr */
+        cl_uint domain, bus, device, function;
+    } pci = {0};
+    struct { /* cl_device_topology_amd of type 1, PCI Express */
+        cl_uint type;
+        unsigned char unused[17], bus, device, function;
+    } amd = {0};
+    cl_uint slot = 0;
+    bool told = false;
+    if (info->type == OD_DEVICE_CPU) { /* one for all platforms, however many devices they make of it */
+        (void)snprintf(info->physical, sizeof info->physical, "cpu");
+        return;
+    }
+    if (device_info(device, PCI_KHR, &pci, sizeof pci))
+        told = true;
+    else if (od_contains_nocase(info->vendor, "nvidia") && device_info(device, BUS_NV, &pci.bus, sizeof pci.bus) &&
+             device_info(device, SLOT_NV, &slot, sizeof slot)) {
+        (void)device_info(device, DOMAIN_NV, &pci.domain, sizeof pci.domain);
+        pci.device = slot >> 3;
+        pci.function = slot & 7;
+        told = true;
+    } else if ((od_contains_nocase(info->vendor, "amd") || od_contains_nocase(info->vendor, "advanced micro")) &&
+               device_info(device, TOPOLOGY_AMD, &amd, sizeof amd) && amd.type == 1) {
+        pci.bus = amd.bus;
+        pci.device = amd.device;
+        pci.function = amd.function;
+        told = true;
+    }
+    if (told)
+        (void)snprintf(info->physical, sizeof info->physical, "pci %04x:%02x:%02x.%x", pci.domain, pci.bus, pci.device,
+                       pci.function);
+}
+
 static void describe_usable(cl_device_id device, od_device_info *info) {
     cl_bool available = CL_FALSE, compiler = CL_FALSE, little = CL_FALSE;
     bool told = device_info(device, CL_DEVICE_AVAILABLE, &available, sizeof available) &&
@@ -138,6 +174,7 @@ static void describe(cl_platform_id platform, cl_device_id device, int p, int d,
     }
     describe_limits(device, info);
     describe_architecture(device, info);
+    describe_physical(device, info);
     describe_usable(device, info);
 }
 

@@ -15,6 +15,7 @@ void *od_native_buffer(const od_buffer *buffer) {
 }
 
 void od_native_enqueued(od_device *device, od_work work) {
+    (void)od_fault(device, OD_FAULT_LAUNCH); /* found by the next call */
     od_work_count(device, work);
     od_device_enqueued(device);
 }

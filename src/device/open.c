@@ -1,3 +1,4 @@
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -51,7 +52,15 @@ od_family od_family_of(od_family asked, od_device_type type) {
     return type == OD_DEVICE_CPU ? OD_FAMILY_CPU : OD_FAMILY_GPU;
 }
 
+static void open_budget(od_device *device, const od_device_options *options) {
+    od_pool *pool = &device->pool;
+    pool->budget = options->memory_bytes ? options->memory_bytes : device->info.memory_bytes / 5 * 4;
+    pool->share = options->share;
+    pool->memory = options->memory_bytes ? NULL : od_memory_enter(&device->info);
+}
+
 od_status od_device_open(const char *spec, const od_device_options *options, od_device **out) {
+    static atomic_uint opened; /* by this process */
     const od_device_options defaults = {0};
     od_device_info *infos = NULL;
     size_t count = 0, index = 0;
@@ -73,9 +82,9 @@ od_status od_device_open(const char *spec, const od_device_options *options, od_
     device->profiling = options->profile;
     device->quirks = od_quirks_of(&device->info, device->info.note, sizeof device->info.note);
     device->caching = !options->no_cache && !(device->quirks.flags & OD_QUIRK_NO_BINARIES);
-    device->pool.budget = options->memory_bytes ? options->memory_bytes : device->info.memory_bytes / 5 * 4;
+    open_budget(device, options);
     if ((status = od_cl_find(device->info.platform_index, device->info.device_index, &device->platform, &device->id)) ||
-        (status = open_queue(device)))
+        (status = open_queue(device)) || (status = od_faults_open(&device->faults, atomic_fetch_add(&opened, 1))))
         goto out;
     device->tuning = od_tuning_open(&device->info);
     od_log(OD_LOG_INFO, "device %s %s (%s), %s", device->info.id, device->info.name, device->info.platform, reason);
@@ -103,6 +112,7 @@ void od_device_close(od_device *device) {
     if (device->context)
         (void)clReleaseContext(device->context);
     od_tuning_close(device->tuning);
+    od_memory_leave(device->pool.memory);
     free(device->transfers);
     free(device);
 }
@@ -124,7 +134,9 @@ od_status od_device_flush(od_device *device) {
     device->unflushed = 0;
     if (od_device_is_plan(device))
         return OD_OK;
-    cl_int error = clFlush(device->queue);
+    cl_int error = od_fault(device, OD_FAULT_KINDS);
+    if (!error)
+        error = clFlush(device->queue);
     return error ? od_cl_fail(error, "clFlush", &device->info, "%s", "") : OD_OK;
 }
 
@@ -132,7 +144,8 @@ od_status od_device_finish(od_device *device) {
     device->unflushed = 0;
     if (od_device_is_plan(device))
         return OD_OK;
-    return od_transfers_end(device, clFinish(device->queue), "clFinish", 0);
+    const cl_int fault = od_fault(device, OD_FAULT_KINDS), error = clFinish(device->queue);
+    return od_transfers_end(device, fault ? fault : error, "clFinish", 0);
 }
 
 void od_device_enqueued(od_device *device) {

@@ -148,18 +148,134 @@ static od_status select_spec(const od_device_info *infos, size_t count, const ch
     return select_name(infos, count, spec, index);
 }
 
-od_status od_device_select(const od_device_info *infos, size_t count, const char *spec, size_t *index,
-                           const char **reason) {
+/* ---- lists ------------------------------------------------------------------------------------------------------- */
+
+enum { SPEC_MAX = 256, MANY_DEVICES = 256 };
+
+/* What is being put together. */
+typedef struct selection {
+    const od_device_info *infos;
+    size_t count;
+    size_t *indices, capacity, used;
+    bool *by_number; /* (capacity) */
+} selection;
+
+static od_status add(selection *s, size_t index, bool by_number) {
+    const od_device_info *info = &s->infos[index];
+    for (size_t i = 0; i < s->used; i++)
+        if (s->indices[i] == index && !(by_number && s->by_number[i]))
+            return od_fail(OD_ERR_USAGE, "device %s (%s) is named twice; to use it twice say %s,%s", info->id,
+                           info->name, info->id, info->id);
+    if (s->used == s->capacity)
+        return od_fail(OD_ERR_USAGE, "more than %zu devices are named", s->capacity);
+    s->by_number[s->used] = by_number;
+    s->indices[s->used++] = index;
+    return OD_OK;
+}
+
+/* Whether another platform's entry for the same hardware is taken in place of this one. */
+static bool is_second(const od_device_info *infos, size_t count, size_t index) {
+    const od_device_info *own = &infos[index];
+    for (size_t i = 0; own->physical[0] && i < count; i++)
+        if (infos[i].usable && infos[i].platform_index != own->platform_index &&
+            strcmp(infos[i].physical, own->physical) == 0 &&
+            (infos[i].vector_width > own->vector_width ||
+             (infos[i].vector_width == own->vector_width && infos[i].platform_index < own->platform_index)))
+            return true;
+    return false;
+}
+
+static od_status add_every(selection *s, bool gpus) {
+    od_status status = OD_OK;
+    for (size_t i = 0; i < s->count && !status; i++)
+        if (s->infos[i].usable && (!gpus || s->infos[i].type == OD_DEVICE_GPU) && !is_second(s->infos, s->count, i))
+            status = add(s, i, false);
+    if (status || s->used)
+        return status;
+    if (s->count == 0)
+        return od_fail(OD_ERR_NO_DEVICE, "%s", no_platform);
+    return fail_with(s->infos, s->count, NULL,
+                     gpus ? "there is no usable GPU; there are:" : "there is no usable device; there are:");
+}
+
+/* "A,B,...", with blanks around them. */
+static od_status add_named(selection *s, const char *spec, const char **reason) {
+    od_status status = OD_OK;
+    for (const char *at = spec; at && !status; at = *at ? at + 1 : NULL) {
+        char item[SPEC_MAX];
+        long p, d;
+        size_t length = strcspn(at, ","), index = 0;
+        const char *begin = at;
+        at += length;
+        for (; length > 0 && *begin == ' '; begin++)
+            length--;
+        while (length > 0 && begin[length - 1] == ' ')
+            length--;
+        if (length == 0 || length >= sizeof item)
+            return od_fail(OD_ERR_USAGE, "'%.200s' has %s name in its list of devices", spec,
+                           length ? "too long a" : "an empty");
+        (void)snprintf(item, sizeof item, "%.*s", (int)length, begin);
+        if (strcasecmp(item, "all") == 0 || strcasecmp(item, "gpus") == 0)
+            return od_fail(OD_ERR_USAGE, "'%.200s': \"%s\" stands alone, not in a list of devices", spec, item);
+        if (!(status = select_spec(s->infos, s->count, item, &index, reason)))
+            status = add(s, index, parse_place(item, &p, &d));
+    }
+    return status;
+}
+
+static od_status select_list(selection *s, const char *spec, const char **reason) {
+    size_t index = 0;
+    const bool all = strcasecmp(spec, "all") == 0, gpus = strcasecmp(spec, "gpus") == 0;
+    if (all || gpus) {
+        *reason = all ? "all usable devices" : "all usable GPUs";
+        return add_every(s, gpus);
+    }
+    if (!strchr(spec, ',') || !select_spec(s->infos, s->count, spec, &index, reason)) { /* names may hold commas */
+        od_status status = select_spec(s->infos, s->count, spec, &index, reason);
+        return status ? status : add(s, index, false);
+    }
+    od_status status = add_named(s, spec, reason);
+    if (s->used > 1)
+        *reason = "named in a list";
+    return status;
+}
+
+od_status od_devices_select(const od_device_info *infos, size_t count, const char *spec, size_t *indices,
+                            size_t capacity, size_t *selected, const char **reason) {
     static _Thread_local char words[128];
     const char *why = "", *variable = getenv("OFFDIAG_DEVICE");
-    bool from_variable = (!spec || !*spec) && variable && *variable;
+    const bool from_variable = (!spec || !*spec) && variable && *variable;
+    *selected = 0;
     if (!spec || !*spec)
         spec = from_variable ? variable : "auto";
-    od_status status = select_spec(infos, count, spec, index, &why);
+    selection s = {infos, count, indices, capacity, 0, calloc(capacity + 1, sizeof *s.by_number)};
+    if (!s.by_number)
+        return od_fail(OD_ERR_MEMORY, "no memory to choose among %zu devices", count);
+    od_status status = select_list(&s, spec, &why);
+    free(s.by_number);
     if (status && from_variable && count > 0)
         return od_fail_in(status, "OFFDIAG_DEVICE=%.200s: ", variable);
     (void)snprintf(words, sizeof words, "%s%s", why, from_variable ? " (OFFDIAG_DEVICE)" : "");
-    if (!status && reason)
-        *reason = words;
+    if (!status) {
+        *selected = s.used;
+        if (reason)
+            *reason = words;
+    }
     return status;
+}
+
+od_status od_device_select(const od_device_info *infos, size_t count, const char *spec, size_t *index,
+                           const char **reason) {
+    size_t indices[MANY_DEVICES], selected = 0;
+    od_status status = od_devices_select(infos, count, spec, indices, MANY_DEVICES, &selected, reason);
+    if (status)
+        return status;
+    if (selected > 1) {
+        const char *variable = getenv("OFFDIAG_DEVICE");
+        const bool given = spec && *spec;
+        return od_fail(OD_ERR_USAGE, "%s%.200s names %zu devices, and one is used here: name one, such as %s",
+                       given ? "" : "OFFDIAG_DEVICE=", given ? spec : variable, selected, infos[indices[0]].id);
+    }
+    *index = indices[0];
+    return OD_OK;
 }

@@ -27,10 +27,22 @@ static od_status ended(od_device *device, cl_int error, const char *call, size_t
     return OD_OK;
 }
 
+/* With an event in the background, without one until it is over. */
+static cl_int enqueue_write(const od_buffer *b, size_t offset, const void *data, size_t bytes, cl_event *event) {
+    const cl_int fault = od_fault(b->device, OD_FAULT_KINDS);
+    return fault ? fault : clEnqueueWriteBuffer(b->device->queue, b->mem, !event, offset, bytes, data, 0, NULL, event);
+}
+
+static cl_int enqueue_read(const od_buffer *b, size_t offset, void *data, size_t bytes, cl_event *event) {
+    return clEnqueueReadBuffer(b->device->queue, b->mem, !event, offset, bytes, data, 0, NULL, event);
+}
+
 /* ---- in the background ------------------------------------------------------------------------------------------- */
 
 /* CL_COMPLETE, more than that while it goes on, or the error with which it ended. */
 static cl_int state_of(const od_transfer *t) {
+    if (!t->event)
+        return t->error;
     cl_int state = CL_COMPLETE,
            error = clGetEventInfo(t->event, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof state, &state, NULL);
     return error ? error : state;
@@ -38,13 +50,16 @@ static cl_int state_of(const od_transfer *t) {
 
 od_status od_transfers_end(od_device *device, cl_int error, const char *call, size_t bytes) {
     od_status status = OD_OK;
+    if (error && device->transfer_count)
+        (void)clFinish(device->queue); /* it may not have waited: the callers' memory is in use until then */
     for (size_t i = 0; i < device->transfer_count; i++) {
         const od_transfer *t = &device->transfers[i];
         const cl_int state = state_of(t);
         if (state < 0 && !status)
             status =
                 od_cl_fail(state, t->call, &device->info, "%zu bytes at %zu, in the background", t->bytes, t->offset);
-        (void)clReleaseEvent(t->event);
+        if (t->event)
+            (void)clReleaseEvent(t->event);
     }
     device->transfer_count = 0;
     if (!status && error && bytes)
@@ -87,17 +102,15 @@ static od_status started(od_device *device, cl_int error, od_transfer transfer) 
 }
 
 od_status od_buffer_write_start(od_buffer *buffer, size_t offset, const void *data, size_t bytes) {
-    od_transfer t = {NULL, "clEnqueueWriteBuffer", offset, bytes};
+    od_transfer t = {NULL, CL_SUCCESS, "clEnqueueWriteBuffer", offset, bytes};
     od_status status = check_part("write", buffer, offset, bytes);
     if (status || bytes == 0 || od_device_is_plan(buffer->device) || (status = prepare_start(buffer->device)))
         return status;
-    cl_int error =
-        clEnqueueWriteBuffer(buffer->device->queue, buffer->mem, CL_FALSE, offset, bytes, data, 0, NULL, &t.event);
-    return started(buffer->device, error, t);
+    return started(buffer->device, enqueue_write(buffer, offset, data, bytes, &t.event), t);
 }
 
 od_status od_buffer_read_start(const od_buffer *buffer, size_t offset, void *data, size_t bytes) {
-    od_transfer t = {NULL, "clEnqueueReadBuffer", offset, bytes};
+    od_transfer t = {NULL, CL_SUCCESS, "clEnqueueReadBuffer", offset, bytes};
     od_status status = check_part("read", buffer, offset, bytes);
     if (status || bytes == 0)
         return status;
@@ -107,9 +120,13 @@ od_status od_buffer_read_start(const od_buffer *buffer, size_t offset, void *dat
     }
     if ((status = prepare_start(buffer->device)))
         return status;
-    cl_int error =
-        clEnqueueReadBuffer(buffer->device->queue, buffer->mem, CL_FALSE, offset, bytes, data, 0, NULL, &t.event);
-    return started(buffer->device, error, t);
+    const bool lost = buffer->device->faults.lost;
+    const cl_int fault = od_fault(buffer->device, OD_FAULT_READ);
+    if (fault && !lost) { /* it comes to light later */
+        t.error = fault;
+        return started(buffer->device, CL_SUCCESS, t);
+    }
+    return started(buffer->device, fault ? fault : enqueue_read(buffer, offset, data, bytes, &t.event), t);
 }
 
 struct od_mark {
@@ -151,8 +168,7 @@ od_status od_buffer_write(od_buffer *buffer, size_t offset, const void *data, si
     od_status status = check_part("write", buffer, offset, bytes);
     if (status || bytes == 0 || od_device_is_plan(buffer->device))
         return status;
-    cl_int error =
-        clEnqueueWriteBuffer(buffer->device->queue, buffer->mem, CL_TRUE, offset, bytes, data, 0, NULL, NULL);
+    const cl_int error = enqueue_write(buffer, offset, data, bytes, NULL);
     return ended(buffer->device, error, "clEnqueueWriteBuffer", bytes);
 }
 
@@ -164,7 +180,9 @@ od_status od_buffer_read(const od_buffer *buffer, size_t offset, void *data, siz
         memset(data, 0, bytes);
         return OD_OK;
     }
-    cl_int error = clEnqueueReadBuffer(buffer->device->queue, buffer->mem, CL_TRUE, offset, bytes, data, 0, NULL, NULL);
+    cl_int error = od_fault(buffer->device, OD_FAULT_READ);
+    if (!error)
+        error = enqueue_read(buffer, offset, data, bytes, NULL);
     return od_transfers_end(buffer->device, error, "clEnqueueReadBuffer", bytes);
 }
 
@@ -181,8 +199,10 @@ od_status od_buffer_copy(od_buffer *to, size_t to_offset, const od_buffer *from,
                        to_offset);
     if (od_device_is_plan(to->device))
         return OD_OK;
-    cl_int error =
-        clEnqueueCopyBuffer(to->device->queue, from->mem, to->mem, from_offset, to_offset, bytes, 0, NULL, NULL);
+    cl_int error = od_fault(to->device, OD_FAULT_KINDS);
+    if (!error)
+        error =
+            clEnqueueCopyBuffer(to->device->queue, from->mem, to->mem, from_offset, to_offset, bytes, 0, NULL, NULL);
     return ended(to->device, error, "clEnqueueCopyBuffer", bytes);
 }
 
@@ -194,7 +214,9 @@ od_status od_buffer_fill(od_buffer *buffer, size_t offset, size_t bytes, uint32_
         return od_fail(OD_ERR_ARGUMENT, "fill: offset %zu and size %zu must be multiples of 4", offset, bytes);
     if (od_device_is_plan(buffer->device))
         return OD_OK;
-    cl_int error = clEnqueueFillBuffer(buffer->device->queue, buffer->mem, &pattern, 4, offset, bytes, 0, NULL, NULL);
+    cl_int error = od_fault(buffer->device, OD_FAULT_KINDS);
+    if (!error)
+        error = clEnqueueFillBuffer(buffer->device->queue, buffer->mem, &pattern, 4, offset, bytes, 0, NULL, NULL);
     return ended(buffer->device, error, "clEnqueueFillBuffer", bytes);
 }
 
