@@ -4,6 +4,7 @@
 
 #include "base/text.h"
 #include "cli/cli.h"
+#include "dist/team.h"
 #include "od_config.h"
 
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
@@ -78,7 +79,11 @@ int main(int argc, char **argv) {
     status = i < COMMANDS ? commands[i].run(argc - 1, argv + 1) : unknown_command(name);
     if (fflush(stdout) && !status)
         status = od_fail(OD_ERR_IO, "standard output: cannot write");
-    if (status)
+    /* of several ranks the one that failed speaks, and of a mistake that all see the first */
+    const bool silent =
+        od_world_ranks() > 1 && (status == OD_ERR_PEER || (status == OD_ERR_USAGE && od_world_rank() > 0));
+    if (status && !silent)
         (void)fprintf(stderr, "offdiag: %s\n", od_error_message()[0] ? od_error_message() : od_status_name(status));
+    od_world_end(exit_code(status));
     return exit_code(status);
 }

@@ -38,6 +38,7 @@ struct od_team {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     int rank, ranks, local, first, count; /* first: index of this process's first member */
+    int created;                          /* local ones, at first */
     int *counts;                          /* (ranks) members */
     od_member *members, **here;           /* as created; (local) those that are in the team now */
 
@@ -74,7 +75,7 @@ od_status od_team_create(od_team **out, int members) {
     }
     team->rank = od_world_rank();
     team->ranks = od_world_ranks();
-    team->local = members;
+    team->local = team->created = members;
     team->counts = calloc((size_t)team->ranks, sizeof *team->counts);
     team->members = calloc((size_t)members, sizeof *team->members);
     team->here = calloc((size_t)members, sizeof *team->here);
@@ -109,6 +110,7 @@ static void drop_parts(od_team *team) {
 void od_team_destroy(od_team *team) {
     if (!team)
         return;
+    world_settle();
     drop_parts(team);
     pthread_mutex_destroy(&team->lock);
     pthread_cond_destroy(&team->changed);
@@ -122,6 +124,14 @@ void od_team_destroy(od_team *team) {
     free(team->failed);
     free(team->gathered);
     free(team);
+}
+
+int od_team_members(const od_team *team) {
+    return team->created;
+}
+
+od_team *od_member_team(const od_member *m) {
+    return m->team;
 }
 
 od_member *od_team_member(od_team *team, int i) {

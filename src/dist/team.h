@@ -20,7 +20,9 @@
 /* Start MPI when this process was started by its launcher (mpirun, srun). Without MPI in the build, but under a
  * launcher of several processes: OD_ERR_UNSUPPORTED. Call once, before threads. */
 od_status od_world_begin(void);
-void od_world_end(void);
+/* At the program's end, with its exit code: waits for the other ranks; but one that failed where they don't know of it,
+ * before there was a team, ends them all. */
+void od_world_end(int code);
 int od_world_rank(void);  /* 0 without MPI */
 int od_world_ranks(void); /* 1 without MPI */
 /* End all processes at once with this exit code; does not return under MPI, does nothing without. */
@@ -37,6 +39,15 @@ od_status od_team_create(od_team **out, int members);
 void od_team_destroy(od_team *team);             /* NULL is fine; when no member uses it any more */
 od_member *od_team_member(od_team *team, int i); /* i-th of this process; used by one thread at a time */
 
+int od_team_members(const od_team *team); /* of this process, as created */
+
+/* Run `act` for each member of this process with its context (the i-th is i * size bytes on), in threads of their own:
+ * all, or none where a thread can't be had. Waits for them. The status and message of the first that failed by itself.
+ */
+typedef od_status (*od_act)(od_member *m, void *context);
+od_status od_team_run(od_team *team, od_act act, void *contexts, size_t size);
+
+od_team *od_member_team(const od_member *m);
 int od_member_index(const od_member *m);  /* over all processes, in the order of ranks */
 int od_member_count(const od_member *m);  /* of the whole team */
 bool od_member_leads(const od_member *m); /* index 0: it writes files and talks to the user */

@@ -7,6 +7,8 @@
 
 #include "dist/team.h"
 
+/* What comes now is known to all ranks: a team has ended. */
+void world_settle(void);
 /* counts (ranks): `own` of each rank. */
 void world_counts(int *counts, int own);
 /* values (n): the sum over ranks, in place. Waits. */

@@ -9,7 +9,7 @@
 enum { CHUNK = 1 << 28, REQUESTS = 256 };
 
 static struct {
-    bool begun;
+    bool begun, settled;
     int rank, ranks;
     MPI_Comm sums, background; /* apart, so that either's order does not depend on the other's */
     MPI_Request requests[REQUESTS];
@@ -43,9 +43,15 @@ od_status od_world_begin(void) {
     return OD_OK;
 }
 
-void od_world_end(void) {
+void world_settle(void) {
+    world.settled = true;
+}
+
+void od_world_end(int code) {
     if (!world.begun)
         return;
+    if (code && !world.settled)
+        MPI_Abort(MPI_COMM_WORLD, code);
     MPI_Finalize();
     world.begun = false;
     world.rank = 0;

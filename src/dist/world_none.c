@@ -16,7 +16,11 @@ od_status od_world_begin(void) {
     return OD_OK;
 }
 
-void od_world_end(void) {
+void od_world_end(int code) {
+    (void)code;
+}
+
+void world_settle(void) {
 }
 
 int od_world_rank(void) {

@@ -1,6 +1,5 @@
 #include "team_script.h"
 
-#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -103,39 +102,26 @@ bool od_team_script(od_member *m, int failing, char *text) {
     return sums(m, text) && reductions(m, text) && data(m, text) && (failing < 0 || failure(m, failing, text));
 }
 
-typedef struct actor {
-    pthread_t thread;
-    od_member *member;
+typedef struct role {
     int failing;
-    bool well;
     char text[TEXT];
-} actor;
+} role;
 
-static void *act(void *context) {
-    actor *a = context;
-    a->well = od_team_script(a->member, a->failing, a->text);
-    return NULL;
+static od_status act(od_member *m, void *context) {
+    role *r = context;
+    return od_team_script(m, r->failing, r->text) ? OD_OK : od_fail(OD_ERR_ARGUMENT, "%s", r->text);
 }
 
 bool od_team_script_run(int members, int failing, char *text) {
-    actor actors[MOST];
+    role roles[MOST];
     od_team *team = NULL;
-    bool well = true;
-    if (od_team_create(&team, members)) {
+    for (int i = 0; i < members; i++)
+        roles[i] = (role){.failing = failing};
+    od_status status = od_team_create(&team, members);
+    if (!status)
+        status = od_team_run(team, act, roles, sizeof *roles);
+    if (status)
         (void)snprintf(text, TEXT, "%s", od_error_message());
-        return false;
-    }
-    for (int i = 0; i < members; i++) {
-        actors[i] = (actor){.member = od_team_member(team, i), .failing = failing};
-        (void)pthread_create(&actors[i].thread, NULL, act, &actors[i]);
-    }
-    for (int i = 0; i < members; i++) {
-        pthread_join(actors[i].thread, NULL);
-        if (!actors[i].well && well) {
-            well = false;
-            (void)snprintf(text, TEXT, "%s", actors[i].text);
-        }
-    }
     od_team_destroy(team);
-    return well;
+    return status == OD_OK;
 }
