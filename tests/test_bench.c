@@ -211,3 +211,42 @@ Test(bench, text_says_the_limits_and_the_percents) {
                   strstr(r.out, "GFLOP/s     %     GB/s     %"),
               "%s", r.out);
 }
+
+/* ---- several devices --------------------------------------------------------------------------------------------- */
+
+TestSuite(bench_team, .init = cli_setup, .fini = cli_teardown);
+
+Test(bench_team, step_over_two_devices) {
+    cli_result r = cli("bench step --device 0:0,0:0 --split 5:3 --width 4 --batch 8 --runs 1 --json");
+    json_error_t error;
+    cli_expect(&r, 0, "");
+    json_t *root = json_loads(r.out, JSON_REJECT_DUPLICATES, &error);
+    const json_t *devices = json_object_get(root, "devices");
+    cr_assert_eq(json_array_size(devices), 2, "%s", r.out);
+    for (size_t i = 0; i < 2; i++) {
+        const json_t *d = json_array_get(devices, i);
+        cr_assert_eq(json_integer_value(json_object_get(d, "share")), i ? 3 : 5);
+        cr_assert_gt(json_real_value(json_object_get(d, "images_per_s_alone")), 0);
+        cr_assert_gt(json_real_value(json_object_get(d, "work_seconds")), 0);
+        cr_assert_eq(strncmp(json_string_value(json_object_get(d, "device")), "0:0: ", 5), 0);
+    }
+    const double seconds = json_real_value(json_object_get(root, "seconds"));
+    cr_assert_float_eq(json_real_value(json_object_get(root, "images_per_s")) * seconds, 8, 1e-6);
+    cr_assert_gt(json_real_value(json_object_get(root, "efficiency")), 0);
+    cr_assert_gt(json_real_value(json_object_get(root, "reduction_seconds")), 0);
+    const double hidden = json_real_value(json_object_get(root, "overlapped"));
+    cr_assert(hidden >= 0 && hidden <= 1);
+    /* width 4: 220,000 parameters at least, four bytes each */
+    cr_assert_gt(json_real_value(json_object_get(root, "gradient_bytes")), 4 * 100000);
+}
+
+Test(bench_team, wrong_use) {
+    cli_result r = cli("bench step --device 0:0,0:0 --profile");
+    cli_expect(&r, 2, "--profile");
+    r = cli("bench step --device 0:0 --split 1:1");
+    cli_expect(&r, 2, "--split");
+    r = cli("bench step --device 0:0,0:0 --split 1:1:1 --width 4 --batch 8");
+    cli_expect(&r, 2, "--split");
+    r = cli("bench step --device 0:0,0:0 --width 4 --batch 2 --split 1:0");
+    cli_expect(&r, 2, "--split");
+}

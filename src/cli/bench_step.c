@@ -8,24 +8,22 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/options.h"
-#include "cli/bench.h"
+#include "cli/bench_step.h"
 #include "cli/cli.h"
-#include "offdiag/model.h"
+#include "dist/team.h"
 #include "offdiag/ops/optim.h"
 #include "ops/variant.h"
 
-typedef struct step_args {
-    int width, batch, runs, kernels;
-    char device[256];
-    bool profile, json;
-} step_args;
+enum { DEVICES = 64 };
 
 #define T step_args
 static const od_option rows[] = {
     OD_OPT_INT(T, width, "width", 1, 1024, "channels of the first stage"),
     OD_OPT_INT(T, batch, "batch", 2, 65536, "images, two views of each"),
     OD_OPT_INT(T, runs, "runs", 1, 1000, "timed steps, after two warm-up steps; the median counts"),
-    OD_OPT_STRING(T, device, "device", "SPEC", "device (default: $OFFDIAG_DEVICE, then auto)"),
+    OD_OPT_STRING(T, device, "device", "SPEC",
+                  "device, or several: A,B, all, gpus (default: $OFFDIAG_DEVICE, then auto)"),
+    OD_OPT_STRING(T, split, "split", "N:M", "several devices: their parts of the batch (default: by what each can do)"),
     OD_OPT_CHOICE(T, kernels, "kernels", od_family_names, "kernel family"),
     OD_OPT_FLAG(T, profile, "profile", "a row per kernel (its events slow the step a little)"),
     OD_OPT_FLAG(T, json, "json", "one JSON document"),
@@ -55,18 +53,22 @@ typedef struct step_bench {
     uint64_t peak_rss; /* of the process, in bytes, before the limits are measured */
 } step_bench;
 
+od_model_config od_bench_step_model(int width) {
+    return (od_model_config){.encoder = "resnet18",
+                             .width = width,
+                             .image_size = 32,
+                             .proj_hidden = 2048,
+                             .proj_dim = 256,
+                             .head_hidden = 512,
+                             .head = OD_HEAD_LINEAR,
+                             .method = OD_SIMSIAM,
+                             .loss = OD_LOSS_COSINE,
+                             .seed = 1};
+}
+
 static od_status prepare(step_bench *b, const step_args *a) {
     od_device_options options = {.family = (od_family)a->kernels, .profile = a->profile};
-    od_model_config config = {.encoder = "resnet18",
-                              .width = a->width,
-                              .image_size = 32,
-                              .proj_hidden = 2048,
-                              .proj_dim = 256,
-                              .head_hidden = 512,
-                              .head = OD_HEAD_LINEAR,
-                              .method = OD_SIMSIAM,
-                              .loss = OD_LOSS_COSINE,
-                              .seed = 1};
+    const od_model_config config = od_bench_step_model(a->width);
     size_t elements = (size_t)2 * a->batch * 32 * 32 * 4;
     od_status status = OD_OK;
     if ((status = od_device_open(a->device, &options, &b->device)) ||
@@ -185,15 +187,10 @@ static od_status report(step_bench *b, const step_args *a) {
     return status;
 }
 
-od_status od_bench_step(int argc, char **argv) {
-    step_args a = {.width = 64, .batch = 32, .runs = 6};
-    od_options table = {.rows = rows, .count = sizeof rows / sizeof *rows, .target = &a};
-    od_positionals none = {.max = 0, .usage = "", .about = "Time a whole training step of ResNet-18."};
+static od_status bench_one(const step_args *args) {
+    step_args a = *args;
     step_bench b = {0};
-    bool help = false;
-    od_status status = od_options_parse(&table, 1, &none, argc, argv, &help);
-    if (status || help)
-        return status;
+    od_status status = OD_OK;
     b.seconds = calloc((size_t)a.runs, sizeof *b.seconds);
     b.cpu_seconds = calloc((size_t)a.runs, sizeof *b.cpu_seconds);
     if (!b.seconds || !b.cpu_seconds)
@@ -207,5 +204,34 @@ od_status od_bench_step(int argc, char **argv) {
     od_buffer_release(b.x.buffer);
     od_buffer_release(b.loss.buffer);
     od_device_close(b.device);
+    return status;
+}
+
+od_status od_bench_step(int argc, char **argv) {
+    step_args a = {.width = 64, .batch = 32, .runs = 6};
+    od_options table = {.rows = rows, .count = sizeof rows / sizeof *rows, .target = &a};
+    od_positionals none = {.max = 0, .usage = "", .about = "Time a whole training step of ResNet-18."};
+    od_device_info *infos = NULL;
+    const od_device_info *chosen[DEVICES];
+    size_t indices[DEVICES], count = 0, selected = 0;
+    const char *reason = NULL;
+    bool help = false;
+    od_status status = od_options_parse(&table, 1, &none, argc, argv, &help);
+    if (status || help)
+        return status;
+    if ((status = od_world_begin()) || (status = od_device_list(&infos, &count)) ||
+        (status = od_devices_select(infos, count, a.device, indices, DEVICES, &selected, &reason)))
+        goto out;
+    for (size_t i = 0; i < selected; i++)
+        chosen[i] = &infos[indices[i]];
+    const bool team = selected > 1 || od_world_ranks() > 1;
+    if (team && a.profile)
+        status = od_fail(OD_ERR_USAGE, "--profile is for one device");
+    else if (!team && a.split[0])
+        status = od_fail(OD_ERR_USAGE, "--split is for several devices");
+    else
+        status = team ? od_bench_team(&a, chosen, (int)selected) : bench_one(&a);
+out:
+    free(infos);
     return status;
 }
