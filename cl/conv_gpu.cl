@@ -81,11 +81,11 @@ static inline void put_stats(__global float *part, float4 (*acc)[COLS4], __local
 
 /* out (groups, n, h_out, w_out, c_out) from in (groups, n, h_in, w_in, run) and w (taps, run, c_out): a gather
  * convolution, see src/ops/conv_impl.h. Work-groups: (channels, pixels, groups * classes). affine: slope, shift (2,
- * run) of each group. partial (groups, parts, 3, c_out), where there is one class. */
+ * run) of each group. add: to what out holds. partial (groups, parts, 3, c_out), where there is one class. */
 __attribute__((reqd_work_group_size(LX, LY, 1))) __kernel void
 conv_gemm(__global float *out, ulong out_offset, __global const float *in, ulong in_offset, __global const float *wt,
           ulong w_offset, __global const int *table, int n, int h_in, int w_in, int run, int h_out, int w_out,
-          int c_out, int step_in, int step_out, int classes, __global const float *affine, ulong affine_offset,
+          int c_out, int step_in, int step_out, int classes, int add, __global const float *affine, ulong affine_offset,
           ulong affine_stride, __global float *partial) {
     __local __attribute__((aligned(16))) float pool[2 * (A_SIZE + B_SIZE)];
     const int tx = get_local_id(0), ty = get_local_id(1), item = ty * LX + tx;
@@ -172,8 +172,8 @@ conv_gemm(__global float *out, ulong out_offset, __global const float *in, ulong
         __global float *to = out + pixel_out * c_out;
 #pragma unroll
         for (int j = 0; j < COLS4; j++) {
-            const int column = c0 + COLUMN_OF(j, tx);
-            store_quad(to + column, acc[r][j], row < rows ? c_out - column : 0);
+            const int column = c0 + COLUMN_OF(j, tx), exists = row < rows ? c_out - column : 0;
+            store_quad(to + column, add ? acc[r][j] + load_quad(to + column, exists) : acc[r][j], exists);
         }
     }
 #if STATS

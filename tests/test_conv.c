@@ -128,10 +128,23 @@ static void weight_case(od_cases *cs, od_conv *conv, const conv_case *c, const f
 
 static bool aligned; /* tensors begin at multiples of 64 elements */
 
-/* All passes of all shapes on the variants of a family; of the CPU's with Winograd where it can run, or nowhere. */
+static bool winograd_runs(const od_device *device, od_family family, unsigned pass, const od_conv_shape *s) {
+    const char *why;
+    return family == OD_FAMILY_CPU         ? od_conv_winograd_supports(device, s, &why)
+           : family != OD_FAMILY_GPU       ? false
+           : pass == OD_CONV_FORWARD       ? od_conv_gpu_winograd_forward(device, s, &why)
+           : pass == OD_CONV_BACKWARD_DATA ? od_conv_gpu_winograd_backward_data(device, s, &why)
+                                           : od_conv_gpu_winograd_backward_weight(device, s, &why);
+}
+
+static const od_tuning_row *tuned; /* a row that counts; NULL: the rule's parameters */
+
+/* All passes of all shapes on the variants of a family, with Winograd where it can run, or nowhere. */
 static void walk(od_family family, const char *name, const char *variant, od_conv_winograd_use winograd) {
     od_device *device = od_test_device(family);
     od_conv_winograd_mode = winograd;
+    if (tuned)
+        OD_MUST(od_tuning_add(device, tuned));
     od_cases *cs = od_cases_begin(device);
     static const char *const pass_names[3] = {"forward", "data", "weight"};
     for (size_t i = 0; i < 3 * OD_COUNT(cases); i++) {
@@ -146,9 +159,9 @@ static void walk(od_family family, const char *name, const char *variant, od_con
         od_conv *conv = NULL;
         if (!od_case_ok(cs, od_conv_create(device, &c->shape, pass, &conv)))
             continue;
-        const char *why, *expected = variant;
-        if (family == OD_FAMILY_CPU && od_conv_winograd_supports(device, &c->shape, &why))
-            expected = "cpu_winograd";
+        const char *expected = variant;
+        if (winograd_runs(device, family, pass, &c->shape))
+            expected = family == OD_FAMILY_CPU ? "cpu_winograd" : "gpu_winograd";
         od_case_check(cs, strcmp(od_conv_variant(conv, pass), expected) == 0, "variant %s, not %s",
                       od_conv_variant(conv, pass), expected);
         float *x = od_case_normals(cs, x_count(c), 0), *w = od_case_normals(cs, w_count(c), 1);
@@ -218,6 +231,52 @@ Test(conv, gpu_tile_2) {
 
 Test(conv, gpu_tile_3) {
     walk_gpu_tile(3, "gpu tile 3");
+}
+
+Test(conv, gpu_winograd) {
+    walk(OD_FAMILY_GPU, "gpu winograd", "gpu_implicit_gemm", OD_WINOGRAD_ALWAYS);
+}
+
+/* The largest tile of its products; small work-groups; a batch in several slabs. */
+Test(conv, gpu_winograd_slabs) {
+    static const od_tuning_row row = {.key = OD_TUNING_ANY,
+                                      .variant = "conv_gpu_transforms",
+                                      .shape = "*",
+                                      .settings = {{"items", 64}, {"rounds", 1}, {"slab", 8}},
+                                      .count = 3};
+    tuned = &row;
+    od_gpu_tile_forced = 1;
+    aligned = true;
+    walk(OD_FAMILY_GPU, "gpu winograd slabs", "gpu_implicit_gemm", OD_WINOGRAD_ALWAYS);
+}
+
+/* Which runs without tuning rows, and that a row decides. */
+Test(conv, gpu_winograd_by_rule) {
+    static const struct {
+        od_conv_shape shape;
+        bool winograd;
+    } rule[] = {
+        {{32, 32, 64, 64, 3, 3, 1, 1}, true},  {{8, 8, 256, 256, 3, 3, 1, 1}, true},
+        {{4, 4, 48, 48, 3, 3, 1, 1}, true},    {{32, 32, 16, 16, 3, 3, 1, 1}, false},
+        {{32, 32, 4, 64, 3, 3, 1, 1}, false},  {{5, 5, 128, 128, 3, 3, 1, 1}, false},
+        {{16, 16, 64, 64, 3, 3, 2, 1}, false}, {{16, 16, 64, 64, 1, 1, 1, 0}, false},
+    };
+    od_tuning_row row = {
+        .key = OD_TUNING_ANY, .variant = "conv_gpu_choice", .shape = "*", .settings = {{"winograd", 0}}, .count = 1};
+    od_device *device = od_test_device(OD_FAMILY_GPU);
+    for (int with_row = 0; with_row < 3; with_row++) {
+        od_tuning_clear(device);
+        row.settings[0].value = with_row == 2;
+        if (with_row)
+            OD_MUST(od_tuning_add(device, &row));
+        for (size_t i = 0; i < OD_COUNT(rule); i++)
+            for (unsigned pass = 1; pass <= 4; pass *= 2) {
+                const od_conv_shape *s = &rule[i].shape;
+                const bool runs = winograd_runs(device, OD_FAMILY_GPU, pass, s);
+                const bool wanted = !with_row ? rule[i].winograd : with_row == 2 && s->kernel_h == 3 && s->stride == 1;
+                cr_assert_eq(runs, wanted, "shape %zu pass %u row %d: %d", i, pass, with_row, runs);
+            }
+    }
 }
 
 static double dot(const float *a, const float *b, size_t count) {

@@ -7,15 +7,19 @@
 #include "ops/conv_impl.h"
 
 /* Best first. */
-static const od_variant gather_variants[] = {
-    {"cpu_winograd", OD_FAMILY_CPU, od_conv_winograd_supports, &od_conv_winograd},
-    {"cpu_direct", OD_FAMILY_CPU, od_conv_cpu_supports, &od_conv_cpu},
-    {"gpu_implicit_gemm", OD_FAMILY_GPU, od_conv_gpu_supports, &od_conv_gpu},
-    {"ref", OD_FAMILY_REF, NULL, &od_conv_ref},
-};
+#define GATHER_VARIANTS(gpu_winograd_supports)                                                                         \
+    {"cpu_winograd", OD_FAMILY_CPU, od_conv_winograd_supports, &od_conv_winograd},                                     \
+        {"cpu_direct", OD_FAMILY_CPU, od_conv_cpu_supports, &od_conv_cpu},                                             \
+        {"gpu_winograd", OD_FAMILY_GPU, gpu_winograd_supports, &od_conv_gpu_winograd},                                 \
+        {"gpu_implicit_gemm", OD_FAMILY_GPU, od_conv_gpu_supports, &od_conv_gpu}, {                                    \
+        "ref", OD_FAMILY_REF, NULL, &od_conv_ref                                                                       \
+    }
+static const od_variant forward_variants[] = {GATHER_VARIANTS(od_conv_gpu_winograd_forward)};
+static const od_variant data_variants[] = {GATHER_VARIANTS(od_conv_gpu_winograd_backward_data)};
 static const od_variant weight_variants[] = {
     {"cpu_winograd", OD_FAMILY_CPU, od_conv_winograd_supports, &od_conv_winograd_weight},
     {"cpu_direct", OD_FAMILY_CPU, od_conv_cpu_supports, &od_conv_cpu_weight},
+    {"gpu_winograd", OD_FAMILY_GPU, od_conv_gpu_winograd_backward_weight, &od_conv_gpu_winograd_weight},
     {"gpu_implicit_gemm", OD_FAMILY_GPU, od_conv_gpu_supports, &od_conv_gpu_weight},
     {"ref", OD_FAMILY_REF, NULL, &od_conv_ref},
 };
@@ -26,8 +30,8 @@ static const struct pass {
     const od_variant *variants;
     size_t count;
 } pass_table[3] = {
-    {OD_CONV_FORWARD, "conv_forward", gather_variants, sizeof gather_variants / sizeof *gather_variants},
-    {OD_CONV_BACKWARD_DATA, "conv_backward_data", gather_variants, sizeof gather_variants / sizeof *gather_variants},
+    {OD_CONV_FORWARD, "conv_forward", forward_variants, sizeof forward_variants / sizeof *forward_variants},
+    {OD_CONV_BACKWARD_DATA, "conv_backward_data", data_variants, sizeof data_variants / sizeof *data_variants},
     {OD_CONV_BACKWARD_WEIGHT, "conv_backward_weight", weight_variants,
      sizeof weight_variants / sizeof *weight_variants},
 };

@@ -11,10 +11,8 @@ int od_gpu_tile_forced;
 
 enum {
     GROUPS_PER_UNIT = 2, /* work-groups for each compute unit, at least, before a smaller tile is taken */
-    MAX_CHUNKS = 64,     /* of backward by weights */
     MIN_CHUNK = 256,
     CHUNK_GROUPS_PER_UNIT = 8,
-    MAX_PART_BYTES = 1 << 26,
     MOST_PARTS = 128, /* of statistics; more are merged to KEPT_PARTS */
     KEPT_PARTS = 64,
 };
@@ -40,36 +38,30 @@ bool od_gpu_tiles_fit(const od_device *device) {
     return false;
 }
 
-static uint64_t tile_count(const od_gpu_tile *t, uint64_t rows, uint64_t columns, uint64_t layers) {
+uint64_t od_gpu_tile_count(const od_gpu_tile *t, uint64_t rows, uint64_t columns, uint64_t layers) {
     return (rows + t->bm - 1) / t->bm * ((columns + t->bn - 1) / t->bn) * layers;
 }
 
-static bool values_fit(const od_device *device, const int *v) {
+bool od_gpu_values_fit(const od_device *device, const int *v) {
     const od_gpu_tile t = {v[0], v[1], v[2], v[3], v[4]};
     const int items = (int)work_items(&t);
     return items >= 32 && items <= 256 && t.bm * t.bk % (4 * items) == 0 && t.bn * t.bk % (4 * items) == 0 &&
            2 * sizeof(float) * t.bk * (t.bm + t.bn + 8) <= 32768 && tile_fits(device, &t);
 }
 
-#define BY_FILL "the largest of 128x64x16, 64x64x8, 32x64x16 that gives each unit two work-groups"
-#define TILE_PARAMETERS                                                                                                \
-    {"bm", OD_TUNING_VALUES(32, 64, 128), BY_FILL}, {"bn", OD_TUNING_VALUES(32, 64, 128), BY_FILL},                    \
-        {"bk", OD_TUNING_VALUES(8, 16, 32), BY_FILL}, {"tm", OD_TUNING_VALUES(4, 8), "8, 8, 4 by tile"}, {             \
-        "tn", OD_TUNING_VALUES(4, 8), "4"                                                                              \
-    }
 const od_tuning_table od_conv_gpu_table = {
     .variant = "conv_gpu",
     .shape = OD_CONV_CLASSES,
-    .parameters = {TILE_PARAMETERS},
+    .parameters = {OD_GPU_TILE_PARAMETERS},
     .count = 5,
-    .fits = values_fit,
+    .fits = od_gpu_values_fit,
 };
 const od_tuning_table od_conv_gpu_weight_table = {
     .variant = "conv_gpu_weight",
     .shape = OD_CONV_CLASSES,
-    .parameters = {TILE_PARAMETERS, {"per_unit", OD_TUNING_VALUES(2, 4, 8, 16, 32), "chunks for 8 work-groups a unit"}},
+    .parameters = {OD_GPU_TILE_PARAMETERS, OD_GPU_PER_UNIT_PARAMETER},
     .count = 6,
-    .fits = values_fit,
+    .fits = od_gpu_values_fit,
 };
 
 od_range od_gpu_tile_range(const od_gpu_tile *t, uint64_t rows, uint64_t columns, uint64_t layers) {
@@ -99,7 +91,7 @@ static int first_tile(const od_device *device, uint64_t rows, uint64_t columns, 
     for (int i = 0; i < OD_GPU_TILES; i++) /* the smallest that fits, unless a larger one fills the device */
         if (tile_fits(device, &od_gpu_tiles[i])) {
             first = i;
-            if (tile_count(&od_gpu_tiles[i], rows, columns, layers) >= wanted)
+            if (od_gpu_tile_count(&od_gpu_tiles[i], rows, columns, layers) >= wanted)
                 break;
         }
     return first;
@@ -251,7 +243,7 @@ static od_status gpu_run(void *state, const od_conv_args *args) {
     status = OD_LAUNCH(choice.kernel, range, OD_SPAN(args->out), OD_SPAN(args->in), OD_SPAN(args->weights),
                        OD_BUF(g->table), OD_I32(n), OD_I32(g->h_in), OD_I32(g->w_in), OD_I32(g->run), OD_I32(g->h_out),
                        OD_I32(g->w_out), OD_I32(g->c_out), OD_I32(g->step_in), OD_I32(g->step_out), OD_I32(g->classes),
-                       OD_SPAN(args->affine), OD_U64(args->stride), OD_BUF(partial.buffer));
+                       OD_I32(args->accumulate), OD_SPAN(args->affine), OD_U64(args->stride), OD_BUF(partial.buffer));
     return !status && args->stats ? od_gpu_stats_merge(c->device, args->stats, g->c_out) : status;
 }
 
@@ -264,9 +256,10 @@ static weight_cut cut_weight(const gpu_conv *c, const od_gpu_choice *choice, uin
                              uint64_t groups) {
     const int columns = c->gather.c_out;
     const uint64_t units = od_device_get_info(c->device)->compute_units, limit = od_device_loop_limit(c->device);
-    const uint64_t most = MAX_PART_BYTES / (rows * columns * sizeof(float)) / groups, useful = pixels / MIN_CHUNK;
-    uint64_t chunks = units * choice->per_unit / (tile_count(&choice->tile, rows, columns, groups)) + 1;
-    chunks = chunks < MAX_CHUNKS ? chunks : MAX_CHUNKS;
+    const uint64_t most = OD_GPU_MAX_PART_BYTES / (rows * columns * sizeof(float)) / groups,
+                   useful = pixels / MIN_CHUNK;
+    uint64_t chunks = units * choice->per_unit / (od_gpu_tile_count(&choice->tile, rows, columns, groups)) + 1;
+    chunks = chunks < OD_GPU_MAX_CHUNKS ? chunks : OD_GPU_MAX_CHUNKS;
     chunks = chunks < most ? chunks : most;
     chunks = chunks < useful ? chunks : useful;
     if (limit && chunks < pixels * OD_GPU_LOOPS_PER_TERM / limit + 1)
@@ -282,7 +275,7 @@ static od_status gpu_weight_run(void *state, const od_conv_args *args) {
     const od_conv_gather *g = &c->gather;
     const uint64_t rows = (uint64_t)g->taps * g->run, count = rows * g->c_out, groups = (uint64_t)args->groups;
     const uint64_t pixels = args->n / groups * g->grid_h * g->grid_w;
-    const uint64_t chunks = pixels / MIN_CHUNK < MAX_CHUNKS ? pixels / MIN_CHUNK + 1 : MAX_CHUNKS;
+    const uint64_t chunks = pixels / MIN_CHUNK < OD_GPU_MAX_CHUNKS ? pixels / MIN_CHUNK + 1 : OD_GPU_MAX_CHUNKS;
     const od_span spans[] = {args->in, args->grad};
     od_gpu_choice choice;
     od_span part;
@@ -313,5 +306,5 @@ static od_status gpu_weight_run(void *state, const od_conv_args *args) {
     return status;
 }
 
-const od_conv_impl od_conv_gpu = {gpu_create, gpu_destroy, gpu_packed_size, gpu_pack, gpu_run, true};
+const od_conv_impl od_conv_gpu = {gpu_create, gpu_destroy, gpu_packed_size, gpu_pack, gpu_run, true, true};
 const od_conv_impl od_conv_gpu_weight = {gpu_create, gpu_destroy, NULL, NULL, gpu_weight_run, true};

@@ -41,6 +41,10 @@ bool od_conv_winograd_supports(const od_device *device, const void *shape, const
 typedef enum od_conv_winograd_use { OD_WINOGRAD_AUTO, OD_WINOGRAD_NEVER, OD_WINOGRAD_ALWAYS } od_conv_winograd_use;
 extern od_conv_winograd_use od_conv_winograd_mode;
 bool od_conv_gpu_supports(const od_device *device, const void *shape, const char **why);
+extern const od_conv_impl od_conv_gpu_winograd, od_conv_gpu_winograd_weight;
+bool od_conv_gpu_winograd_forward(const od_device *device, const void *shape, const char **why); /* supports, by pass */
+bool od_conv_gpu_winograd_backward_data(const od_device *device, const void *shape, const char **why);
+bool od_conv_gpu_winograd_backward_weight(const od_device *device, const void *shape, const char **why);
 
 /* The sums of a pass as one form, so that a kernel serves forward and backward by data at any stride:
  *   out[n, p*step_out + a, q*step_out + b, :] = sum over taps of in[n, p*step_in + dh, q*step_in + dw, 0..run) W[tap]

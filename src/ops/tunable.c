@@ -16,6 +16,10 @@ const od_tuning_table *const od_tuning_tables[] = {
     &od_conv_winograd_weight_table,
     &od_conv_gpu_table,
     &od_conv_gpu_weight_table,
+    &od_conv_gpu_choice_table,
+    &od_conv_gpu_winograd_table,
+    &od_conv_gpu_winograd_weight_table,
+    &od_conv_gpu_transforms_table,
     NULL,
 };
 

@@ -10,7 +10,9 @@ extern const od_tuning_table od_gemm_cpu_table, od_gemm_gpu_table, od_gemm_choic
 extern const od_tuning_table od_clblast_gemm_table, od_clblast_direct_table, od_clblast_routine_table;
 extern const od_tuning_table od_conv_cpu_table, od_conv_cpu_weight_table;
 extern const od_tuning_table od_conv_winograd_table, od_conv_winograd_weight_table;
-extern const od_tuning_table od_conv_gpu_table, od_conv_gpu_weight_table;
+extern const od_tuning_table od_conv_gpu_table, od_conv_gpu_weight_table, od_conv_gpu_choice_table;
+extern const od_tuning_table od_conv_gpu_winograd_table, od_conv_gpu_winograd_weight_table;
+extern const od_tuning_table od_conv_gpu_transforms_table;
 
 /* All of them; ends with NULL. */
 extern const od_tuning_table *const od_tuning_tables[];
