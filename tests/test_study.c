@@ -138,6 +138,15 @@ Test(study, a_failed_run_is_told_and_the_others_go_on) {
     cli_expect(&r, 0, "mlp-seed0: done before");
 }
 
+Test(study, images_that_are_not_there_are_told_once) {
+    cli_result r = cli("study heads %s --data %s --out %s", tiny, in_scratch("none"), in_scratch("study"));
+    cli_expect(&r, 1, "mnist|none");
+    const char *first = strstr(r.err, "expected the file");
+    cr_assert(first && !strstr(first + 1, "expected the file"), "%s", r.err);
+    cr_assert_neq(access(in_scratch("study"), F_OK), 0);
+    cr_assert_str_empty(r.out);
+}
+
 Test(study, an_interrupted_study_says_how_to_go_on) {
     cli_child child = cli_start("study heads %s --data %s --out %s --heads none --seeds 2 --quiet", tiny,
                                 in_scratch("data"), in_scratch("study"));

@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "offdiag/data.h"
 #include "train/config.h"
 #include "train/history.h"
 #include "train/progress.h"
@@ -245,11 +246,23 @@ static od_status do_run(const od_study *s, od_study_run *r) {
     return save_result(s, r);
 }
 
+/* Images that cannot be read would fail every run in turn: said once, before the first. */
+static od_status check_data(const od_study *s) {
+    const od_train_config *c = &s->config.base;
+    od_dataset *dataset = NULL;
+    bool needed = false;
+    for (int i = 0; i < s->count; i++)
+        needed = needed || s->runs[i].state == OD_STUDY_WAITING;
+    od_status status = needed ? od_dataset_open(c->dataset, c->data, od_train_image_side(c), &dataset) : OD_OK;
+    od_dataset_close(dataset);
+    return status;
+}
+
 od_status od_study_heads(od_study *s, const od_study_config *config) {
     od_progress progress;
     *s = (od_study){.config = *config};
     od_status status = od_train_config_check(&config->base);
-    if (status || (status = list_runs(s)) || (status = save(config)))
+    if (status || (status = list_runs(s)) || (status = check_data(s)) || (status = save(config)))
         return status;
     od_progress_begin(&progress, config->base.quiet, 0, 1, 1);
     for (int i = 0; i < s->count; i++) {
