@@ -1,4 +1,5 @@
-/* Whole runs on data sets other than the tiny one: STL-10 at 96x96, and a folder of pictures some of which are broken. */
+/* Whole runs on data sets other than the tiny one: STL-10 at 96x96, and a folder of pictures some of which are broken.
+ */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -66,10 +67,11 @@ static void put_stl_files(void) {
 /* Three steps of BYOL as its recipe has it at 96 pixels, over labelled and unlabeled images; kNN and folds after it. */
 Test(pipeline, stl10_at_96_pixels) {
     put_stl_files();
-    cli_result r = cli("train --dataset stl10 --data %s --out %s --encoder resnet18 --stem imagenet --width 4 --method byol "
-                       "--augment byol-blur --head mlp --head-hidden 8 --proj-hidden 16 --proj-dim 8 --batch 8 --steps 3 "
-                       "--warmup 0 --knn-k 3",
-                       in_scratch("stl"), in_scratch("run"));
+    cli_result r =
+        cli("train --dataset stl10 --data %s --out %s --encoder resnet18 --stem imagenet --width 4 --method byol "
+            "--augment byol-blur --head mlp --head-hidden 8 --proj-hidden 16 --proj-dim 8 --batch 8 --steps 3 "
+            "--warmup 0 --knn-k 3",
+            in_scratch("stl"), in_scratch("run"));
     cli_expect(&r, 0, "32 training and 10 test images of 96x96");
     cr_assert_eq(metrics_count("run", "step"), 3);
     for (int i = 0; i < 3; i++)
@@ -114,10 +116,12 @@ Test(pipeline, a_folder_with_broken_pictures) {
     }
     od_safetensors_close(golden);
     spew(in_scratch("set/cat/x-broken.jpg"), "no picture", 10);
-    cli_result r = cli("train --dataset folder --data %s --out %s --image-side 16 --image-size 16 --encoder cnn4 --width 4 "
-                       "--head-hidden 8 --proj-hidden 16 --proj-dim 8 --batch 8 --steps 3 --warmup 0 --knn-k 3",
-                       in_scratch("set"), in_scratch("run"));
-    cli_expect(&r, 0, "18 training and 2 test images of 16x16|x-broken.jpg|1 image that did not decode is left out|empty");
+    cli_result r =
+        cli("train --dataset folder --data %s --out %s --image-side 16 --image-size 16 --encoder cnn4 --width 4 "
+            "--head-hidden 8 --proj-hidden 16 --proj-dim 8 --batch 8 --steps 3 --warmup 0 --knn-k 3",
+            in_scratch("set"), in_scratch("run"));
+    cli_expect(&r, 0,
+               "18 training and 2 test images of 16x16|x-broken.jpg|1 image that did not decode is left out|empty");
     cr_assert_eq(metrics_count("run", "step"), 3);
     (void)setenv("OFFDIAG_LOG", "cache", 1);
     r = cli("embed %s --out %s --labels %s", in_scratch("run"), in_scratch("f.npy"), in_scratch("l.npy"));
