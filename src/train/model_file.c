@@ -275,6 +275,7 @@ od_status od_export(const char *path, const char *out) {
     if ((status = export_tensors(writer, file, info.progress.step, host)) ||
         (status = od_safetensors_add_metadata(writer, "format", "pt")) ||
         (status = od_safetensors_add_metadata(writer, "encoder", od_encoder_names[info.config.encoder])) ||
+        (status = od_safetensors_add_metadata(writer, "stem", od_stem_names[info.config.stem])) ||
         (status = od_safetensors_add_metadata(writer, "dataset", info.config.dataset)))
         goto out;
     status = od_safetensors_write(writer, out);
