@@ -3,11 +3,12 @@
 
   check_export.py EXPORT.safetensors IMAGES.npy FEATURES.npy [--tolerance 1e-4]
 
-The file is loaded with strict=True into torchvision's resnet18 (3x3 stride-1 conv1, max-pool and fc replaced by the
-identity; every stage scaled where the width is not 64). IMAGES holds the encoder's inputs, float32, already normalised:
-(n, 3, S, S), or (n, S, S, 3 or 4) whose fourth channel is padding. FEATURES (n, 8 width) are ours. Torch computes in
-double precision; the largest relative error of a row, |ours - torch| / |torch|, is printed. Exit code 1: keys or shapes
-differ, or the error passes the tolerance. Needs Debian's python3-torch and python3-torchvision.
+The file is loaded with strict=True into torchvision's resnet18, resnet34 or resnet50, as its metadata says; with the CIFAR
+stems conv1 is 3x3 with stride 1 (padding 1; cifar-pad2: 2) and max-pool the identity, fc is the identity, every stage is
+scaled where the width is not 64. IMAGES holds the encoder's inputs, float32, already normalised: (n, 3, S, S), or (n, S, S,
+3 or 4) whose fourth channel is padding. FEATURES (n, F) are ours. Torch computes in double precision; the largest relative
+error of a row, |ours - torch| / |torch|, is printed. Exit code 1: keys or shapes differ, or the error passes the tolerance;
+77: no torch or torchvision here (Debian's python3-torch and python3-torchvision).
 """
 import argparse
 import json
@@ -15,9 +16,14 @@ import struct
 import sys
 
 import numpy as np
-import torch
-import torch.nn as nn
-from torchvision.models.resnet import BasicBlock, ResNet
+
+try:
+    import torch
+    import torch.nn as nn
+    from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+except ImportError as e:
+    print(f"skipped: {e}")
+    sys.exit(77)
 
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1"}
 
@@ -37,15 +43,21 @@ def read_safetensors(path):
     return tensors, metadata
 
 
-class WideResNet18(ResNet):
-    """torchvision's ResNet-18 with the CIFAR stem and `width` channels in its first stage."""
+ENCODERS = {"resnet18": (BasicBlock, [2, 2, 2, 2]), "resnet34": (BasicBlock, [3, 4, 6, 3]),
+            "resnet50": (Bottleneck, [3, 4, 6, 3])}
 
-    def __init__(self, width):
+
+class Encoder(ResNet):
+    """torchvision's ResNet without classifier, with `width` channels in its first stage and one of our stems."""
+
+    def __init__(self, name, stem, width):
         self.width = width
-        super().__init__(BasicBlock, [2, 2, 2, 2])
-        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+        super().__init__(*ENCODERS[name])
+        kernel, stride, padding = {"cifar": (3, 1, 1), "cifar-pad2": (3, 1, 2), "imagenet": (7, 2, 3)}[stem]
+        self.conv1 = nn.Conv2d(3, width, kernel, stride, padding, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.maxpool = nn.Identity()
+        if stem != "imagenet":
+            self.maxpool = nn.Identity()
         self.fc = nn.Identity()
 
     def _make_layer(self, block, planes, blocks, stride=1, dilate=False):
@@ -68,16 +80,17 @@ def main():
     p.add_argument("--tolerance", type=float, default=1e-4)
     a = p.parse_args()
 
-    tensors, _ = read_safetensors(a.export)
-    if "conv1.weight" not in tensors or tensors["conv1.weight"].shape[1:] != (3, 3, 3):
-        sys.exit(f"{a.export}: expected conv1.weight of shape (width, 3, 3, 3)")
+    tensors, metadata = read_safetensors(a.export)
+    name, stem = metadata.get("encoder"), metadata.get("stem", "cifar")
+    if name not in ENCODERS or "conv1.weight" not in tensors:
+        sys.exit(f"{a.export}: encoder {name}: torchvision has none like it")
     width = tensors["conv1.weight"].shape[0]
-    net = WideResNet18(width)
+    net = Encoder(name, stem, width)
     try:
         net.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in tensors.items()}, strict=True)
     except RuntimeError as e:
         sys.exit(f"{a.export}: {e}")
-    print(f"{a.export}: width {width}, {len(tensors)} tensors: every key and shape is torchvision's")
+    print(f"{a.export}: {name}, stem {stem}, width {width}, {len(tensors)} tensors: every key and shape is torchvision's")
 
     images = as_nchw(np.load(a.images, allow_pickle=False)).astype(np.float64)
     ours = np.load(a.features, allow_pickle=False).astype(np.float64)
