@@ -9,6 +9,8 @@
 #include "cli/matrix/run.h"
 #include "cli/selftest/runner.h"
 
+static const char *const kernels[] = {"all", "ref", "cpu", "gpu", NULL};
+
 #define T od_matrix_options
 static const od_option rows[] = {
     OD_OPT_STRING(T, device, "device", "SPEC,...",
@@ -17,7 +19,8 @@ static const od_option rows[] = {
     OD_OPT_STRING(T, groups, "groups", "NAME,...",
                   "only these checks: conv, dense, norm, pointwise, pool, loss, optim, augment, knn, theory, training, "
                   "speed"),
-    OD_OPT_INT(T, timeout, "timeout", 1, 86400, "seconds that one group of checks may take"),
+    OD_OPT_CHOICE(T, kernels, "kernels", kernels, "kernel family, or each of them"),
+    OD_OPT_INT(T, timeout, "timeout", 1, 86400, "seconds that a case, a training run or the timing may take"),
     OD_OPT_FLAG(T, list, "list", "only list the rows"),
     OD_OPT_HEADING("Other forms"),
     OD_OPT_FLAG(T, merge, "merge", "one table from the JSON files of several machines"),

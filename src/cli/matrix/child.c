@@ -116,10 +116,12 @@ static void take(od_child *c, listener *l, const char *data, size_t bytes) {
     }
 }
 
-/* Until the child closes its stdout, or time is up. */
-static void listen_to(od_child *c, int fd, double deadline) {
+/* Until the child closes its stdout, or was silent for `limit` seconds: on a busy machine a long list takes long, but
+ * goes on. */
+static void listen_to(od_child *c, int fd, double limit) {
     listener l = {.line = malloc(LINE_BYTES)};
     char data[65536];
+    double deadline = od_now() + limit;
     while (l.line && !interrupted) {
         const double left = deadline - od_now();
         struct pollfd wait = {.fd = fd, .events = POLLIN};
@@ -131,14 +133,17 @@ static void listen_to(od_child *c, int fd, double deadline) {
         ssize_t got = ready > 0 ? read(fd, data, sizeof data) : -1;
         if (ready > 0 && got == 0)
             break;
-        if (got > 0)
+        if (got > 0) {
             take(c, &l, data, (size_t)got);
+            deadline = od_now() + limit;
+        }
     }
     free(l.line);
 }
 
-/* Its exit, for which a process that has closed its stdout has the rest of its time. */
-static void await(od_child *c, pid_t pid, double deadline) {
+/* Its exit, for which a process that has closed its stdout has as much time again. */
+static void await(od_child *c, pid_t pid, double limit) {
+    const double deadline = od_now() + limit;
     int state = 0;
     pid_t ended = 0;
     while (!c->timed_out && !interrupted && (ended = waitpid(pid, &state, WNOHANG)) == 0) {
@@ -196,7 +201,7 @@ od_status od_child_run(od_child *c) {
         return status;
     const double began = od_now();
     const int patience = c->setting && c->setting->patience ? c->setting->patience : 1;
-    const double deadline = began + (double)c->timeout * patience;
+    c->limit = (double)c->timeout * patience;
     if ((status = open_pipes(&p)))
         goto out;
     catch_signals();
@@ -211,8 +216,8 @@ od_status od_child_run(od_child *c) {
     (void)setpgid(pid, pid);
     (void)close(p.out[1]);
     p.out[1] = -1;
-    listen_to(c, p.out[0], deadline);
-    await(c, pid, deadline);
+    listen_to(c, p.out[0], c->limit);
+    await(c, pid, c->limit);
     c->seconds = od_now() - began;
     keep_said(c, p.err);
     if (interrupted)
@@ -226,7 +231,7 @@ out:
 void od_child_outcome(const od_child *c, char *text, size_t size) {
     text[0] = '\0';
     if (c->timed_out)
-        (void)snprintf(text, size, "no end within %.0f s", c->seconds);
+        (void)snprintf(text, size, "no sign of life for %.0f s", c->limit);
     else if (c->signal)
         (void)snprintf(text, size, "killed by signal %d (%s)", c->signal, strsignal(c->signal));
     else if (c->code)

@@ -25,10 +25,11 @@ typedef enum od_matrix_format { OD_MATRIX_TEXT, OD_MATRIX_MARKDOWN, OD_MATRIX_JS
 typedef struct od_matrix_options {
     char device[1024]; /* specifications, separated by commas; "": every row of this machine */
     char groups[256];  /* of checks, separated by commas; "": all */
+    int kernels;       /* of this family alone (od_family); 0: of each */
     bool quick, offline, merge, list;
     bool json, markdown, html; /* at most one */
     od_matrix_format format;   /* which follows from them */
-    int timeout;               /* seconds for each child process */
+    int timeout;               /* seconds that a child process may be silent */
     char out[1024];            /* "": standard output */
     const char *program;       /* that children run: this one */
 } od_matrix_options;

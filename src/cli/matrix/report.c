@@ -71,8 +71,9 @@ static void fill_cells(char cells[COLUMNS][CELL], const json_t *row) {
     (void)snprintf(cells[0], CELL, "%s", text_of(device, "name"));
     (void)snprintf(cells[1], CELL, "%.100s %.90s", text_of(device, "platform"), text_of(device, "driver"));
     (void)snprintf(cells[2], CELL, "%s", text_of(row, "settings")[0] ? text_of(row, "settings") : "-");
-    (void)snprintf(cells[3], CELL, "%.0f%s", number_of(row, "cases"),
-                   json_is_true(json_object_get(row, "quick")) ? " (quick)" : "");
+    (void)snprintf(cells[3], CELL, "%.0f%s%s", number_of(row, "cases"),
+                   json_is_true(json_object_get(row, "quick")) ? " (quick)" : "",
+                   json_object_get(row, "only") ? " (a part)" : "");
     (void)snprintf(cells[4], CELL, "%.0f", number_of(row, "failed"));
     (void)snprintf(cells[5], CELL, "%.0f", number_of(row, "skipped"));
     training_cell(cells[6], row);
@@ -109,6 +110,8 @@ static void tell_row(FILE *to, const json_t *row, remark_fn line) {
     }
     if (json_object_get(row, "left_out"))
         line(to, "left out", label, "the row", text_of(row, "left_out"));
+    else if (json_object_get(row, "only"))
+        line(to, "left out", label, "the rest", text_of(row, "only"));
     else if (size_of(row, "training") == 0)
         line(to, "left out", label, "training and speed", "too slow here, or the row broke off");
 }

@@ -189,9 +189,15 @@ static bool is_wanted(const collector *c, const char *group) {
     return true;
 }
 
+static bool is_family_wanted(const collector *c, od_family family) {
+    return !c->options->kernels || c->options->kernels == (int)family;
+}
+
 /* The groups of the families; all of a family in one child where the lists are short. */
 static bool run_checks(collector *c, const char *scratch) {
     for (od_family f = OD_FAMILY_REF; f <= OD_FAMILY_GPU; f++) {
+        if (!is_family_wanted(c, f))
+            continue;
         if (c->options->quick && !c->options->groups[0]) {
             if (!run_child(c, "all", f, scratch))
                 return false;
@@ -204,16 +210,18 @@ static bool run_checks(collector *c, const char *scratch) {
     return true;
 }
 
-/* The device's own family trains and is timed; on a row that can afford it, the others train too. */
+/* The device's own family (or the one that was asked for) trains and is timed; on a row that can afford it, the others
+ * train too. */
 static bool run_training(collector *c, const char *scratch) {
     const bool gpu = strcmp(text_of(c->row->device, "type"), "gpu") == 0;
-    const od_family own = gpu ? OD_FAMILY_GPU : OD_FAMILY_CPU;
+    const od_family own = c->options->kernels ? (od_family)c->options->kernels : gpu ? OD_FAMILY_GPU : OD_FAMILY_CPU;
     if (!c->row->setting->training) {
         c->skipped++;
         return true;
     }
     for (od_family f = OD_FAMILY_REF; f <= OD_FAMILY_GPU; f++)
-        if (is_wanted(c, "training") && (f == own || !c->options->quick) && !run_child(c, "training", f, scratch))
+        if (is_wanted(c, "training") && is_family_wanted(c, f) && (f == own || !c->options->quick) &&
+            !run_child(c, "training", f, scratch))
             return false;
     return !is_wanted(c, "speed") || run_child(c, "speed", own, scratch);
 }
@@ -255,6 +263,12 @@ static od_status make_row(const collector *c, bool unknown, double seconds, json
                      c->options->quick, "host", host_json(), "device", c->row->device, "cases", (int)c->cases, "failed",
                      (int)c->failed, "skipped", (int)c->skipped, "operations", c->operations, "failures", c->failures,
                      "stopped", c->stopped, "training", c->training, "speed", c->speed, "seconds", seconds);
+    if (*out && (c->options->groups[0] || c->options->kernels))
+        (void)json_object_set_new(
+            *out, "only",
+            json_sprintf("%s%s%s%s", c->options->groups[0] ? "--groups " : "", c->options->groups,
+                         c->options->kernels ? " --kernels " : "",
+                         c->options->kernels ? od_family_name((od_family)c->options->kernels) : ""));
     if (*out && unknown)
         (void)json_object_set_new(*out, "left_out", json_string("the driver doesn't know this setting"));
     return *out ? OD_OK : od_fail(OD_ERR_MEMORY, "no memory for JSON");

@@ -52,14 +52,14 @@ enum { OD_CHILD_SAID = 1024, OD_CHILD_WORDS = 40 };
 typedef struct od_child {
     const od_setting *setting;         /* NULL: nothing set */
     const char *words[OD_CHILD_WORDS]; /* the program's, its name first */
-    int timeout;                       /* seconds */
+    int timeout;                       /* seconds without a line of it, times the setting's patience */
     /* Each line of its standard output; borrowed. */
     void (*on_line)(void *listener, char *line);
     void *listener;
     /* what came out */
-    int code, signal;        /* code -1: ended by `signal` */
-    bool timed_out, unknown; /* unknown: the driver said that it doesn't know the setting */
-    double seconds;
+    int code, signal;         /* code -1: ended by `signal` */
+    bool timed_out, unknown;  /* unknown: the driver said that it doesn't know the setting */
+    double seconds, limit;    /* limit: that on its silence */
     char said[OD_CHILD_SAID]; /* the end of its stderr, in printable ASCII */
 } od_child;
 
@@ -67,7 +67,7 @@ typedef struct od_child {
 od_status od_child_run(od_child *child);
 /* The folder of drivers that tools/setup_drivers fetched, and of caches for settings; malloc'd. */
 od_status od_matrix_drivers(char **path);
-/* "killed by signal 11 (Segmentation fault)", "no end within 600 s", "exit code 1"; "" where it ended well. */
+/* "killed by signal 11 (Segmentation fault)", "no sign of life for 600 s", "exit code 1"; "" where it ended well. */
 void od_child_outcome(const od_child *child, char *text, size_t size);
 
 /* ---- the other side ---------------------------------------------------------------------------------------------- */
