@@ -4,7 +4,8 @@
  * A work-group computes a tile of BM x BN in steps of BK; a work-item TM x TN of it. Each round of the loop loads the
  * values of one step into registers while it multiplies those of the step before; two local buffers need one barrier a
  * round. AFFINE: the input is made by batch norm's map and ReLU, on its way into local memory. STATS: batch norm's
- * partial statistics of the output, a part for each tile of rows. */
+ * partial statistics of the output, a part for each tile of rows. GRADS: the output is the gradient behind a ReLU, with
+ * its batch norm's sums. */
 #include "conv_gpu.clh"
 
 /* Four elements of a column of patches. The tap is copied here: Mesa's compiler lets a function change a structure of
@@ -31,7 +32,7 @@ static inline float4 gather(__global const float *in, const pixel *px, const tap
 #endif
 }
 
-#if STATS
+#if STATS || GRADS
 /* What all work-items of a column have, summed; the same for each of them. */
 static inline void sum_columns(float4 *sum, __local float *pool, int tx, int ty) {
     barrier(CLK_LOCAL_MEM_FENCE);
@@ -42,11 +43,15 @@ static inline void sum_columns(float4 *sum, __local float *pool, int tx, int ty)
 #pragma unroll
     for (int j = 0; j < COLS4; j++) {
         sum[j] = (float4)(0.0f);
+#pragma unroll 2 /* more takes more registers than the products */
         for (int y = 0; y < LY; y++)
             sum[j] += local_quad(pool + y * BN + COLUMN_OF(j, tx));
     }
 }
 
+#endif
+
+#if STATS
 /* part (3, c_out): how many values each column has, their mean and their squares about it, in two passes. */
 static inline void put_stats(__global float *part, float4 (*acc)[COLS4], __local float *pool, int rows, int c_out,
                              int c0, int tx, int ty) {
@@ -81,12 +86,16 @@ static inline void put_stats(__global float *part, float4 (*acc)[COLS4], __local
 
 /* out (groups, n, h_out, w_out, c_out) from in (groups, n, h_in, w_in, run) and w (taps, run, c_out): a gather
  * convolution, see src/ops/conv_impl.h. Work-groups: (channels, pixels, groups * classes). affine: slope, shift (2,
- * run) of each group. add: to what out holds. partial (groups, parts, 3, c_out), where there is one class. */
+ * run) of each group. add: to what out holds. STATS: partial (groups, parts, 3, c_out), where
+ * there is one class. GRADS: partial (groups, classes * parts, 2, c_out) of the sums of g = out and g (u - mean) rstd,
+ * from u (as out) and saved (groups, 4, c_out): mean, rstd, slope, shift; g is 0 where `after`, or, where that is NULL,
+ * u * slope + shift, is not positive. */
 __attribute__((reqd_work_group_size(LX, LY, 1))) __kernel void
 conv_gemm(__global float *out, ulong out_offset, __global const float *in, ulong in_offset, __global const float *wt,
           ulong w_offset, __global const int *table, int n, int h_in, int w_in, int run, int h_out, int w_out,
           int c_out, int step_in, int step_out, int classes, int add, __global const float *affine, ulong affine_offset,
-          ulong affine_stride, __global float *partial) {
+          ulong affine_stride, __global float *partial, __global const float *u, ulong u_offset,
+          __global const float *after, ulong after_offset, __global const float *saved, ulong saved_offset) {
     __local __attribute__((aligned(16))) float pool[2 * (A_SIZE + B_SIZE)];
     const int tx = get_local_id(0), ty = get_local_id(1), item = ty * LX + tx;
     const int group = get_group_id(2) / classes, class = get_group_id(2) - group * classes;
@@ -161,6 +170,19 @@ conv_gemm(__global float *out, ulong out_offset, __global const float *in, ulong
         if (step > 0)
             multiply(acc, as, bs, tx, ty);
     }
+#if GRADS
+    float4 sum[COLS4], squares[COLS4], mean[COLS4], slope_u[COLS4], shift_u[COLS4];
+    const ulong images = (ulong)group * n * h_out * w_out * c_out;
+    saved += saved_offset + (ulong)group * 4 * c_out + c0;
+#pragma unroll
+    for (int j = 0; j < COLS4; j++) {
+        const int column = COLUMN_OF(j, tx), exists = c_out - c0 - column;
+        sum[j] = squares[j] = (float4)(0.0f);
+        mean[j] = load_quad(saved + column, exists);
+        slope_u[j] = load_quad(saved + 2 * c_out + column, exists);
+        shift_u[j] = load_quad(saved + 3 * c_out + column, exists);
+    }
+#endif
 #pragma unroll
     for (int r = 0; r < TM; r++) {
         const int row = ROW_OF(r, ty);
@@ -173,9 +195,31 @@ conv_gemm(__global float *out, ulong out_offset, __global const float *in, ulong
 #pragma unroll
         for (int j = 0; j < COLS4; j++) {
             const int column = c0 + COLUMN_OF(j, tx), exists = row < rows ? c_out - column : 0;
-            store_quad(to + column, add ? acc[r][j] + load_quad(to + column, exists) : acc[r][j], exists);
+            if (add)
+                acc[r][j] += load_quad(to + column, exists);
+#if GRADS
+            const ulong from = images + pixel_out * c_out + column;
+            const float4 un = load_quad(u + u_offset + from, exists);
+            const float4 through =
+                after ? load_quad(after + after_offset + from, exists) : fma(un, slope_u[j], shift_u[j]);
+            acc[r][j] = select((float4)(0.0f), acc[r][j], (through > (float4)(0.0f)) & (int4)(exists > 0 ? -1 : 0));
+            sum[j] += acc[r][j];
+            squares[j] = fma(acc[r][j], un - mean[j], squares[j]);
+#endif
+            store_quad(to + column, acc[r][j], exists);
         }
     }
+#if GRADS
+    sum_columns(sum, pool, tx, ty);
+    sum_columns(squares, pool, tx, ty);
+    partial += ((ulong)get_group_id(2) * get_num_groups(1) + get_group_id(1)) * 2 * c_out + c0;
+#pragma unroll
+    for (int j = 0; j < COLS4; j++) {
+        const int column = COLUMN_OF(j, tx), count = ty == 0 ? c_out - c0 - column : 0;
+        store_quad(partial + column, sum[j], count);
+        store_quad(partial + c_out + column, squares[j] * load_quad(saved + c_out + column, count), count);
+    }
+#endif
 #if STATS
     put_stats(partial + ((ulong)group * get_num_groups(1) + get_group_id(1)) * 3 * c_out, acc, pool, rows, c_out, c0,
               tx, ty);

@@ -1,5 +1,5 @@
-/* Fewer parts of batch norm's statistics: a convolution gives one for each tile of its output, and adding up very many
- * is slow where few work-items do it. */
+/* Fewer parts of batch norm's statistics and sums: a convolution gives one for each tile of its output, and adding up
+ * very many is slow where few work-items do it. */
 
 /* out (groups, kept, 3, c) from partial (groups, parts, 3, c): how many values, their mean, the sum of squares about
  * it. Each takes `each` parts. Work-items: (c, kept, groups). */
@@ -25,4 +25,18 @@ __kernel void conv_gpu_stats(__global float *out, __global const float *partial,
     out[0] = count;
     out[c] = mean;
     out[2 * c] = m2;
+}
+
+/* out (groups, kept, c) from partial (groups, parts, c): sums, `each` parts of them in order. Work-items: (c, kept,
+ * groups). */
+__kernel void conv_gpu_sums(__global float *out, __global const float *partial, int parts, int each, int c, int kept) {
+    const int column = get_global_id(0), first = (int)get_global_id(1) * each;
+    if (column >= c || get_global_id(1) >= kept)
+        return;
+    const int last = min(first + each, parts);
+    partial += get_global_id(2) * parts * c + column;
+    float sum = 0.0f;
+    for (int i = first; i < last; i++)
+        sum += partial[(ulong)i * c];
+    out[(get_global_id(2) * kept + get_global_id(1)) * c + column] = sum;
 }

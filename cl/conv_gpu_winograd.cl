@@ -111,42 +111,59 @@ conv_gpu_winograd_filters(__global float *u, __global const float *w, ulong w_of
     EACH_6(FILTER_ROW)
 }
 
-/* How many values, their mean, their sum of squares about it; another set joins them. */
+/* What a work-group finds out for batch norm as it writes a block. Forward: how many values, their mean, their sum of
+ * squares about it. Backward by data: the sums of g and of g (u - mean), in mean and m2. */
 typedef struct moments {
     float count, mean, m2;
 } moments;
 
-static inline moments join(moments a, moments b) {
+static inline moments join(moments a, moments b, int sums) {
     const float count = a.count + b.count, weight = count > 0.0f ? b.count / count : 0.0f, difference = b.mean - a.mean;
-    const moments both = {count, fma(difference, weight, a.mean),
-                          a.m2 + b.m2 + difference * difference * a.count * weight};
+    const float m2 = a.m2 + b.m2;
+    const moments both = {count, sums ? a.mean + b.mean : fma(difference, weight, a.mean),
+                          sums ? m2 : fma(difference * difference, a.count * weight, m2)};
     return both;
 }
 
 /* y (., h, w, c) from the products m (36, tiles, c4): added to what it holds, or in its place. A work-group takes a
  * block of `block` tiles. The `images` images of a group of batch norm have `parts` blocks, the last one shorter, and
- * tile 0 of the slab is the first of block `first`. partial (groups, parts, 3, c): the statistics of each block; NULL:
- * not wanted. Work-groups: (channels, blocks of the slab). */
+ * tile 0 of the slab is the first of block `first`. Work-groups: (channels, blocks of the slab).
+ *
+ * partial (groups, parts, 3, c): the statistics of each block; NULL: not wanted. With u (., h, w, c) instead the sums
+ * (groups, parts, 2, c) of the gradient g behind a ReLU, which is what y becomes: saved (groups, 4, c) is its batch
+ * norm's mean, rstd, slope and shift, and it let through what is positive in `after`, or, where that is NULL, in u *
+ * slope + shift. */
 __attribute__((reqd_work_group_size(LX, LY, 1))) __kernel void
 conv_gpu_winograd_restore(__global float *y, ulong y_offset, __global const float *m, ulong image, int rest, int tiles,
                           int rows, int columns, int h, int w, int c, int c4, int add, __global float *partial,
-                          ulong first, ulong parts, int block, int images) {
+                          ulong first, ulong parts, int block, int images, __global const float *u, ulong u_offset,
+                          __global const float *after, ulong after_offset, __global const float *saved,
+                          ulong saved_offset) {
     __local float pool[3 * ITEMS];
-    const int lx = get_local_id(0), ly = get_local_id(1), i = get_global_id(0);
+    const int lx = get_local_id(0), ly = get_local_id(1), i = get_global_id(0), sums = u != 0;
     const ulong at = first + get_group_id(1), group = at / parts, part = at - group * parts;
     const ulong group0 = first / parts, part0 = first - group0 * parts, per_group = (ulong)images * rows * columns;
     const ulong begin = group * per_group + part * block, end = min(begin + block, (group + 1) * per_group);
     const ulong slab = group0 * per_group + part0 * block, plane = (ulong)tiles * c4;
     const int last = i < c ? (int)(end - slab) : 0;
     const place from = {image, 0, 0};
-    y += y_offset + i;
+    float mean = 0.0f, rstd = 1.0f, slope = 0.0f, shift = 0.0f;
+    if (sums && i < c) {
+        saved += saved_offset + group * 4 * c + i;
+        mean = saved[0];
+        rstd = saved[c];
+        slope = saved[2 * c];
+        shift = saved[3 * c];
+    }
+    y += y_offset;
+    u += u_offset;
     m += i;
     moments all = {0.0f, 0.0f, 0.0f};
     for (int tile = (int)(begin - slab) + ly; tile < last; tile += LY) {
         const place p = place_near(from, rest + tile, rows, columns);
-        const int height = h - 4 * p.row, width = w - 4 * p.column;
+        const int height = min(h - 4 * p.row, 4), width = min(w - 4 * p.column, 4);
         __global const float *in = m + (ulong)tile * c4;
-        __global float *to = y + ((p.outer * h + 4 * p.row) * w + 4 * p.column) * c;
+        ulong pixel = ((p.outer * h + 4 * p.row) * w + 4 * p.column) * c + i;
         float t[4][POINTS], pivot = 0.0f, sum = 0.0f, squares = 0.0f;
 #define TILE_COLUMN(s)                                                                                                 \
     {                                                                                                                  \
@@ -158,10 +175,18 @@ conv_gpu_winograd_restore(__global float *y, ulong y_offset, __global const floa
         EACH_6(TILE_COLUMN)
 #define PIXEL(q)                                                                                                       \
     if (q < width) {                                                                                                   \
-        to[q * c] = add ? to[q * c] + u##q : u##q;                                                                     \
-        const float difference = u##q - pivot;                                                                         \
-        sum += difference;                                                                                             \
-        squares = fma(difference, difference, squares);                                                                \
+        const ulong to = pixel + q * c;                                                                                \
+        float value = add ? y[to] + u##q : u##q, factor = value - pivot;                                               \
+        if (sums) {                                                                                                    \
+            const float through = after ? after[after_offset + to] : fma(u[to], slope, shift);                         \
+            value = through > 0.0f ? value : 0.0f;                                                                     \
+            sum += value;                                                                                              \
+            squares = fma(value, u[to] - mean, squares);                                                               \
+        } else {                                                                                                       \
+            sum += factor;                                                                                             \
+            squares = fma(factor, factor, squares);                                                                    \
+        }                                                                                                              \
+        y[to] = value;                                                                                                 \
     }
 #define TILE_ROW(r)                                                                                                    \
     if (r < height) {                                                                                                  \
@@ -170,12 +195,13 @@ conv_gpu_winograd_restore(__global float *y, ulong y_offset, __global const floa
         OUTPUT_TRANSFORM_4(LINE_OUT, LINE_IN)                                                                          \
         if (r == 0)                                                                                                    \
             pivot = u0;                                                                                                \
-        PIXEL(0) PIXEL(1) PIXEL(2) PIXEL(3) to += w * c;                                                               \
+        PIXEL(0) PIXEL(1) PIXEL(2) PIXEL(3) pixel += w * c;                                                            \
     }
         EACH_4(TILE_ROW)
-        const float size = (float)(min(height, 4) * min(width, 4)), mean = sum / size;
-        const moments one = {size, pivot + mean, fmax(fma(-mean, sum, squares), 0.0f)};
-        all = join(all, one);
+        const float size = (float)(height * width), less = sum / size;
+        const moments gradients = {size, sum, squares},
+                      values = {size, pivot + less, fmax(fma(-less, sum, squares), 0.0f)};
+        all = join(all, sums ? gradients : values, sums);
     }
     pool[ly * LX + lx] = all.count;
     pool[ITEMS + ly * LX + lx] = all.mean;
@@ -185,12 +211,17 @@ conv_gpu_winograd_restore(__global float *y, ulong y_offset, __global const floa
         return;
     for (int lane = 1; lane < LY; lane++) {
         const moments one = {pool[lane * LX + lx], pool[ITEMS + lane * LX + lx], pool[2 * ITEMS + lane * LX + lx]};
-        all = join(all, one);
+        all = join(all, one, sums);
     }
-    partial += at * 3 * c + i;
-    partial[0] = all.count;
-    partial[c] = all.mean;
-    partial[2 * c] = all.m2;
+    partial += at * (sums ? 2 : 3) * c + i;
+    if (sums) {
+        partial[0] = all.mean;
+        partial[c] = all.m2 * rstd;
+    } else {
+        partial[0] = all.count;
+        partial[c] = all.mean;
+        partial[2 * c] = all.m2;
+    }
 }
 
 /* ---- backward by weights ----------------------------------------------------------------------------------------- */

@@ -242,7 +242,7 @@ Test(conv, gpu_winograd_slabs) {
     static const od_tuning_row row = {.key = OD_TUNING_ANY,
                                       .variant = "conv_gpu_transforms",
                                       .shape = "*",
-                                      .settings = {{"items", 64}, {"rounds", 1}, {"slab", 8}},
+                                      .settings = {{"items", 64}, {"rounds", 1}, {"slab", 2}},
                                       .count = 3};
     tuned = &row;
     od_gpu_tile_forced = 1;

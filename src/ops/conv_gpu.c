@@ -130,22 +130,44 @@ int od_gpu_quads(int a, int b, const od_span *spans, size_t count) {
     return 2;
 }
 
-od_status od_gpu_stats_merge(od_device *device, od_conv_stats *stats, int c) {
-    const int each = od_div_up(stats->parts, KEPT_PARTS), kept = od_div_up(stats->parts, each);
-    od_span out;
-    od_kernel *kernel;
-    if (stats->parts <= MOST_PARTS)
+/* Where a run's parts are kept, and how many values of a channel each has: statistics 3, sums 2. */
+static od_span *parts_of(const od_conv_args *args, int **parts, int *values) {
+    *values = args->stats ? 3 : 2;
+    *parts = args->stats ? &args->stats->parts : args->grads ? &args->grads->parts : NULL;
+    return args->stats ? &args->stats->partial : args->grads ? &args->grads->partial : NULL;
+}
+
+od_status od_gpu_parts_open(od_device *device, const od_conv_args *args, uint64_t parts, int c, od_buffer **partial) {
+    int *count, values;
+    od_span *span = parts_of(args, &count, &values);
+    *partial = NULL;
+    if (!span)
         return OD_OK;
-    od_status status = od_kernel_get(device, "conv_gpu_stats", "", "conv_gpu_stats", &kernel);
+    *count = (int)parts;
+    od_status status = od_span_borrow(device, args->groups * parts * values * (uint64_t)c, span);
+    *partial = span->buffer;
+    return status;
+}
+
+od_status od_gpu_parts_merge(od_device *device, const od_conv_args *args, int c) {
+    int *parts, values;
+    od_span *partial = parts_of(args, &parts, &values), out;
+    od_kernel *kernel;
+    if (!partial || *parts <= MOST_PARTS)
+        return OD_OK;
+    const int each = od_div_up(*parts, KEPT_PARTS), kept = od_div_up(*parts, each);
+    const int columns = args->stats ? c : values * c;
+    od_status status =
+        od_kernel_get(device, "conv_gpu_stats", "", args->stats ? "conv_gpu_stats" : "conv_gpu_sums", &kernel);
     if (!status)
-        status = od_span_borrow(device, (size_t)stats->groups * kept * 3 * c, &out);
+        status = od_span_borrow(device, (size_t)args->groups * kept * values * c, &out);
     if (status)
         return status;
-    status = OD_LAUNCH(kernel, OD_RANGE3(c, kept, stats->groups, 64, 1, 1), OD_BUF(out.buffer),
-                       OD_BUF(stats->partial.buffer), OD_I32(stats->parts), OD_I32(each), OD_I32(c), OD_I32(kept));
-    od_buffer_release(stats->partial.buffer);
-    stats->partial = out;
-    stats->parts = kept;
+    status = OD_LAUNCH(kernel, OD_RANGE3(columns, kept, args->groups, 64, 1, 1), OD_BUF(out.buffer),
+                       OD_BUF(partial->buffer), OD_I32(*parts), OD_I32(each), OD_I32(columns), OD_I32(kept));
+    od_buffer_release(partial->buffer);
+    *partial = out;
+    *parts = kept;
     return status;
 }
 
@@ -216,26 +238,31 @@ static od_span affine_at(const od_conv_args *args) {
     return od_span_at(args->affine, args->stride % 4);
 }
 
+/* What a backward pass by data reads of batch norm; nothing where it is not asked. */
+static od_conv_grads grads_of(const od_conv_args *args) {
+    return args->grads ? *args->grads : (od_conv_grads){0};
+}
+
 static od_status gpu_run(void *state, const od_conv_args *args) {
     gpu_conv *c = state;
     const od_conv_gather *g = &c->gather;
     const int n = args->n / args->groups;
     const uint64_t pixels = (uint64_t)n * g->grid_h * g->grid_w, layers = (uint64_t)g->classes * args->groups;
-    const od_span spans[] = {args->out, args->in, args->weights, args->affine, affine_at(args)};
-    od_span partial = OD_NO_SPAN;
+    const od_conv_grads grads = grads_of(args);
+    const od_span spans[] = {args->out,       args->in, args->weights, args->affine,
+                             affine_at(args), grads.u,  grads.y,       grads.saved};
+    od_buffer *partial = NULL;
     od_gpu_choice choice;
     char options[64], class[64];
     od_conv_class(class, c->pass, &c->shape, args->n);
-    snprintf(options, sizeof options, "-DQUADS=%d -DAFFINE=%d -DSTATS=%d",
+    snprintf(options, sizeof options, "-DQUADS=%d -DAFFINE=%d -DSTATS=%d -DGRADS=%d",
              od_gpu_quads(c->shape.c_in, c->shape.c_out, spans, sizeof spans / sizeof *spans),
-             args->affine.buffer != NULL, args->stats != NULL);
+             args->affine.buffer != NULL, args->stats != NULL, args->grads != NULL);
     od_status status = od_gpu_tile_kernel(c->device, "conv_gpu", "conv_gemm", options, pixels, g->c_out, layers,
                                           &od_conv_gpu_table, class, &choice);
-    if (!status && args->stats) {
-        args->stats->parts = (int)((pixels + choice.tile.bm - 1) / choice.tile.bm);
-        status = od_span_borrow(c->device, (size_t)args->groups * args->stats->parts * 3 * g->c_out, &partial);
-        args->stats->partial = partial;
-    }
+    if (!status)
+        status = od_gpu_parts_open(c->device, args, (pixels + choice.tile.bm - 1) / choice.tile.bm * g->classes,
+                                   g->c_out, &partial);
     if (status)
         return status;
     od_range range = od_conv_work(od_gpu_tile_range(&choice.tile, pixels, g->c_out, layers), &c->shape, args->n,
@@ -243,8 +270,9 @@ static od_status gpu_run(void *state, const od_conv_args *args) {
     status = OD_LAUNCH(choice.kernel, range, OD_SPAN(args->out), OD_SPAN(args->in), OD_SPAN(args->weights),
                        OD_BUF(g->table), OD_I32(n), OD_I32(g->h_in), OD_I32(g->w_in), OD_I32(g->run), OD_I32(g->h_out),
                        OD_I32(g->w_out), OD_I32(g->c_out), OD_I32(g->step_in), OD_I32(g->step_out), OD_I32(g->classes),
-                       OD_I32(args->accumulate), OD_SPAN(args->affine), OD_U64(args->stride), OD_BUF(partial.buffer));
-    return !status && args->stats ? od_gpu_stats_merge(c->device, args->stats, g->c_out) : status;
+                       OD_I32(args->accumulate), OD_SPAN(args->affine), OD_U64(args->stride), OD_BUF(partial),
+                       OD_SPAN(grads.u), OD_SPAN(grads.y), OD_SPAN(grads.saved));
+    return status ? status : od_gpu_parts_merge(c->device, args, g->c_out);
 }
 
 /* How a group's pixels are cut into chunks, whose sums are added up in order. */
@@ -306,5 +334,5 @@ static od_status gpu_weight_run(void *state, const od_conv_args *args) {
     return status;
 }
 
-const od_conv_impl od_conv_gpu = {gpu_create, gpu_destroy, gpu_packed_size, gpu_pack, gpu_run, true, true};
+const od_conv_impl od_conv_gpu = {gpu_create, gpu_destroy, gpu_packed_size, gpu_pack, gpu_run, true, true, true};
 const od_conv_impl od_conv_gpu_weight = {gpu_create, gpu_destroy, NULL, NULL, gpu_weight_run, true};

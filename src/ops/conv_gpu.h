@@ -49,8 +49,10 @@ od_range od_gpu_tile_range(const od_gpu_tile *tile, uint64_t rows, uint64_t colu
 /* QUADS of the kernels: channels a and b, the spans that are read or written by the vector (OD_NO_SPAN: none). */
 int od_gpu_quads(int a, int b, const od_span *spans, size_t count);
 
-/* Replace many parts of statistics over c channels by few. */
-od_status od_gpu_stats_merge(od_device *device, od_conv_stats *stats, int c);
+/* Memory for what a run finds out for batch norm, args->stats or args->grads, in `parts` parts of c channels for each
+ * group; neither: *partial is NULL. After the run: many parts are replaced by few. */
+od_status od_gpu_parts_open(od_device *device, const od_conv_args *args, uint64_t parts, int c, od_buffer **partial);
+od_status od_gpu_parts_merge(od_device *device, const od_conv_args *args, int c);
 
 enum {
     OD_GPU_MAX_CHUNKS = 64,          /* of backward by weights */

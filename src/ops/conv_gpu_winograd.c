@@ -54,7 +54,7 @@ const od_tuning_table od_conv_gpu_transforms_table = {
     .shape = OD_CONV_CLASSES,
     .parameters = {{"items", OD_TUNING_VALUES(64, 128, 256), "256 work-items transform together"},
                    {"rounds", OD_TUNING_VALUES(1, 2, 4, 8, 16), "4 tiles that a work-item brings back"},
-                   {"slab", OD_TUNING_VALUES(8, 16, 32, 64, 128, 256, 512), "64 MiB of transformed values"}},
+                   {"slab", OD_TUNING_VALUES(2, 8, 16, 32, 64, 128, 256, 512), "64 MiB of transformed values"}},
     .count = 3,
     .fits = transforms_fit,
 };
@@ -280,7 +280,8 @@ static void close_run(winograd_run *run) {
 static od_status run_slab(const winograd *c, const winograd_cut *cut, const winograd_slab *slab,
                           const winograd_run *run, const od_conv_args *args, od_buffer *partial) {
     const size_t lx = (size_t)lanes(c->c_out), ly = (size_t)cut->items / lx;
-    const double tiles = slab->tiles;
+    const double tiles = slab->tiles, per_pixel = 1 + (args->accumulate ? 1 : 0) + (args->grads ? 1 : 0);
+    const od_conv_grads grads = args->grads ? *args->grads : (od_conv_grads){0};
     const od_range products =
         products_work(od_gpu_tile_range(&run->products.tile, (uint64_t)slab->tiles, c->c_out4, POINTS), c, tiles,
                       (double)c->c_in4 * c->c_out4, tiles * (c->c_in4 + c->c_out4));
@@ -290,13 +291,14 @@ static od_status run_slab(const winograd *c, const winograd_cut *cut, const wino
                            OD_BUF(args->weights.buffer), OD_I32(slab->tiles), OD_I32(c->c_out4), OD_I32(c->c_in4),
                            OD_I32(c->c_in4), OD_I32(0));
     const od_range range = od_range_work(OD_RANGE2((size_t)c->c_out, (size_t)slab->blocks * ly, lx, ly), 0,
-                                         sizeof(float) * tiles * c->c_out * (POINTS + (args->accumulate ? 32 : 16)));
+                                         sizeof(float) * tiles * c->c_out * (POINTS + 16 * per_pixel));
     if (!status)
         status =
             OD_LAUNCH(run->second, range, OD_SPAN(args->out), OD_BUF(run->m.buffer), OD_U64(slab->image),
                       OD_I32(slab->rest), OD_I32(slab->tiles), OD_I32(c->rows), OD_I32(c->columns), OD_I32(c->h_out),
                       OD_I32(c->w_out), OD_I32(c->c_out), OD_I32(c->c_out4), OD_I32(args->accumulate), OD_BUF(partial),
-                      OD_U64(slab->first), OD_U64(cut->parts), OD_I32(cut->block), OD_I32(args->n / args->groups));
+                      OD_U64(slab->first), OD_U64(cut->parts), OD_I32(cut->block), OD_I32(args->n / args->groups),
+                      OD_SPAN(grads.u), OD_SPAN(grads.y), OD_SPAN(grads.saved));
     return status;
 }
 
@@ -306,17 +308,14 @@ static od_status winograd_run_all(void *state, const od_conv_args *args) {
     winograd_run run;
     od_buffer *partial = NULL;
     od_status status = open_run(c, &cut, args, false, &run);
-    if (!status && args->stats) {
-        args->stats->parts = (int)cut.parts;
-        status = od_span_borrow(c->device, (size_t)cut.blocks * 3 * c->c_out, &args->stats->partial);
-        partial = args->stats->partial.buffer;
-    }
+    if (!status)
+        status = od_gpu_parts_open(c->device, args, cut.parts, c->c_out, &partial);
     for (uint64_t first = 0; first < cut.blocks && !status; first += cut.slab) {
         const winograd_slab slab = slab_at(c, &cut, first);
         status = run_slab(c, &cut, &slab, &run, args, partial);
     }
     close_run(&run);
-    return !status && args->stats ? od_gpu_stats_merge(c->device, args->stats, c->c_out) : status;
+    return status ? status : od_gpu_parts_merge(c->device, args, c->c_out);
 }
 
 /* ---- backward by weights ----------------------------------------------------------------------------------------- */
@@ -384,5 +383,5 @@ static od_status weight_run(void *state, const od_conv_args *args) {
 }
 
 const od_conv_impl od_conv_gpu_winograd = {
-    winograd_create, free, winograd_packed_size, winograd_pack, winograd_run_all, true, true};
+    winograd_create, free, winograd_packed_size, winograd_pack, winograd_run_all, true, true, true};
 const od_conv_impl od_conv_gpu_winograd_weight = {winograd_create, free, NULL, NULL, weight_run, true};
