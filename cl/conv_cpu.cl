@@ -104,7 +104,7 @@ conv_direct(__global float *y, ulong y_offset, __global const float *x, ulong x_
 
     const ulong pixels = (ulong)n * rows_p * rows_q;
     const ulong begin = (ulong)get_global_id(1 - panel_dim) * block, end = min(begin + block, pixels);
-    if (begin >= end)
+    if (begin >= end || (add && !tap_count))
         return;
     const int column = panel_index * COLS, cols = min(c_out - column, COLS);
     __global const float *panel = packed + ((ulong)panel_index * taps_total + header[4]) * run * COLS;

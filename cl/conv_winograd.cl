@@ -355,10 +355,10 @@ conv_winograd(__global float *y, ulong y_offset, __global const float *x, ulong 
     const tile_grid grid = {(h_out + 3) / 4, (w_out + 3) / 4, (ulong)n * ((h_out + 3) / 4) * ((w_out + 3) / 4)};
     const int panels = (c_out + COLS - 1) / COLS, share = (panels + get_global_size(1) - 1) / get_global_size(1);
     const int panel_begin = get_global_id(1) * share, panel_end = min(panel_begin + share, panels);
-    const int v_pitch = c_in + VW, m_pitch = group * COLS; /* VW more: rows do not meet in the same cache sets */
-    const ulong v_plane = (ulong)block * v_pitch + VW, m_plane = (ulong)block * m_pitch + VW;
+    const int v_pitch = V_PITCH(c_in), m_pitch = group * COLS;
+    const ulong v_plane = (ulong)block * v_pitch + LINE, m_plane = (ulong)block * m_pitch + LINE;
     scratch += (get_global_id(1) * get_global_size(0) + get_global_id(0)) * slot;
-    __global float *zeros = scratch, *v = zeros + c_in, *m = v + PATCH * v_plane;
+    __global float *zeros = scratch, *v = zeros + (c_in + 15) / 16 * 16, *m = v + PATCH * v_plane;
     x += x_offset;
     for (int i = 0; i < c_in; i++)
         zeros[i] = 0.0f;
@@ -398,7 +398,7 @@ conv_winograd(__global float *y, ulong y_offset, __global const float *x, ulong 
 
 /* ---- few tiles and many weights --------------------------------------------------------------------------------- */
 
-/* v [36][tiles][c_in + VW] of all tiles, `plane` floats from point to point; the tiles are padded to whole register
+/* v [36][tiles][V_PITCH(c_in)] of all tiles, `plane` floats from point to point; the tiles are padded to whole register
  * tiles. Dimension 0 of the range counts blocks of ROWS tiles. */
 __attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
 conv_winograd_patches(__global float *v, ulong plane, __global const float *x, ulong x_offset,
@@ -407,7 +407,7 @@ conv_winograd_patches(__global float *v, ulong plane, __global const float *x, u
     const tile_grid grid = {(h_out + 3) / 4, (w_out + 3) / 4, (ulong)n * ((h_out + 3) / 4) * ((w_out + 3) / 4)};
     const input_map map = {affine ? affine + affine_offset : 0, stride, images};
     const ulong first = get_global_id(0) * ROWS;
-    transform_block(v + first * (c_in + VW), plane, c_in + VW, x + x_offset, map, zeros, grid, first,
+    transform_block(v + first * V_PITCH(c_in), plane, V_PITCH(c_in), x + x_offset, map, zeros, grid, first,
                     (int)min((ulong)ROWS, grid.tiles - first), ROWS, h_in, w_in, c_in, pad);
 }
 
@@ -422,7 +422,7 @@ conv_winograd_panels(__global float *y, ulong y_offset, __global const float *v,
                      int images, int n, int c_in, int h_out, int w_out, int c_out, int chunk, int add) {
     const tile_grid grid = {(h_out + 3) / 4, (w_out + 3) / 4, (ulong)n * ((h_out + 3) / 4) * ((w_out + 3) / 4)};
     const filter f = {w + w_offset, filter_in, filter_out, transposed};
-    const int panels = (c_out + COLS - 1) / COLS, tiles = (int)grid.tiles, v_pitch = c_in + VW;
+    const int panels = (c_out + COLS - 1) / COLS, tiles = (int)grid.tiles, v_pitch = V_PITCH(c_in);
     const ulong f_plane = (ulong)chunk * COLS + VW, m_plane = (ulong)tiles * COLS + VW;
     __global float *filters = scratch + get_global_id(0) * slot, *m = filters + PATCH * f_plane;
     const epilogue e = epilogue_of(kind, partial, 0, 1, images, c_out, u + u_offset, after ? after + after_offset : 0,

@@ -9,13 +9,14 @@
  * VW: floats in a vector, VECS: vectors in a row of the register tile, ROWS: input channels in it. */
 #include "conv_winograd.clh"
 
-/* u (36 planes, .): the transform of a tile of dy, of which `height` x `width` pixels lie in the image. */
-static inline __attribute__((always_inline)) void transform_gradient(__global float *u, ulong plane,
-                                                                     __global const float *dy, int w_out, int c_out,
+/* u (36 planes, .): the transform of one vector of a tile of dy, of which `height` x `width` pixels lie in the image.
+ * whole: all of them, and all of the vector's columns. */
+static inline __attribute__((always_inline)) void transform_gradient(const int whole, __global float *u, ulong plane,
+                                                                     __global const float *dy, int line, int c_out,
                                                                      int height, int width, int cols) {
-    for (int j = 0; j < cols; j += VW) {
-        vec t[POINTS][4];
-#define PIXEL(r, s) (r < height && s < width ? load(from + ((ulong)r * w_out + s) * c_out, cols - j) : (vec)(0.0f))
+    vec t[POINTS][4];
+#define AT(r, s)    (dy + r * line + s * c_out)
+#define PIXEL(r, s) (whole ? VLOAD(0, AT(r, s)) : r < height && s < width ? load(AT(r, s), cols) : (vec)(0.0f))
 #define TILE_IN(r)  d##r
 #define TILE_OUT(r) t[r][column]
 #define TILE_COLUMN(s)                                                                                                 \
@@ -24,9 +25,7 @@ static inline __attribute__((always_inline)) void transform_gradient(__global fl
         const vec d0 = PIXEL(0, s), d1 = PIXEL(1, s), d2 = PIXEL(2, s), d3 = PIXEL(3, s);                              \
         FILTER_TRANSFORM_4(TILE_OUT, TILE_IN)                                                                          \
     }
-        __global const float *from = dy + j;
-        EACH_4(TILE_COLUMN)
-        __global float *to = u + j;
+    EACH_4(TILE_COLUMN)
 #define LINE_IN(s)  t[row][s]
 #define LINE_OUT(s) u##s
 #define TILE_ROW(r)                                                                                                    \
@@ -34,16 +33,15 @@ static inline __attribute__((always_inline)) void transform_gradient(__global fl
         const int row = r;                                                                                             \
         vec u0, u1, u2, u3, u4, u5;                                                                                    \
         FILTER_TRANSFORM_4(LINE_OUT, LINE_IN)                                                                          \
-        VSTORE(u0, 0, to);                                                                                             \
-        VSTORE(u1, 0, to + plane);                                                                                     \
-        VSTORE(u2, 0, to + 2 * plane);                                                                                 \
-        VSTORE(u3, 0, to + 3 * plane);                                                                                 \
-        VSTORE(u4, 0, to + 4 * plane);                                                                                 \
-        VSTORE(u5, 0, to + 5 * plane);                                                                                 \
-        to += 6 * plane;                                                                                               \
+        PUT(u0, u);                                                                                                    \
+        PUT(u1, u + plane);                                                                                            \
+        PUT(u2, u + 2 * plane);                                                                                        \
+        PUT(u3, u + 3 * plane);                                                                                        \
+        PUT(u4, u + 4 * plane);                                                                                        \
+        PUT(u5, u + 5 * plane);                                                                                        \
+        u += 6 * plane;                                                                                                \
     }
-        EACH_6(TILE_ROW)
-    }
+    EACH_6(TILE_ROW)
 }
 
 /* s (ROWS, COLS) = (first ? 0 : s) + v^T u over the tiles of a block. */
@@ -107,6 +105,15 @@ static inline __attribute__((always_inline)) void restore_taps(__global float *t
     TAP_ROW(0) TAP_ROW(1) TAP_ROW(2)
 }
 
+/* Part i of n of the next point's planes of v and u, and the same tile of its sums. */
+static inline void fetch_next(__global const float *v, __global const float *u, __global const float *s, ulong v_plane,
+                              ulong u_plane, int i, int n) {
+    const long v_part = (long)v_plane / n + 1, u_part = (long)u_plane / n + 1;
+    fetch(v, i * v_part, (i + 1) * v_part);
+    fetch(u, i * u_part, (i + 1) * u_part);
+    fetch(s, 0, ROWS * COLS);
+}
+
 /* part [chunk][9][c_in][panels * COLS] from x (n, h_in, w_in, c_in) and dy (n, h_out, w_out, c_out), c_in >= ROWS.
  * Dimension 0 of the range counts chunks of `chunk` tiles, taken in blocks of `block`; dimension 1 counts shares of
  * `share` panels. A work-group has `slot` floats of scratch: [c_in zeros][v][u][s]. affine: x is read through this map,
@@ -120,11 +127,12 @@ conv_winograd_weight(__global float *part, __global const float *x, ulong x_offs
     const int panels = (c_out + COLS - 1) / COLS, strips = (c_in + ROWS - 1) / ROWS;
     const int panel_begin = get_global_id(1) * share, panel_count = min(share, panels - panel_begin);
     const int column = panel_begin * COLS, cols = min(c_out - column, panel_count * COLS);
-    const int v_pitch = c_in + VW, u_pitch = share * COLS;
-    const ulong v_plane = (ulong)block * v_pitch + VW, u_plane = (ulong)block * u_pitch + VW;
-    const ulong s_plane = (ulong)share * strips * ROWS * COLS + VW;
+    const int v_pitch = V_PITCH(c_in), u_pitch = share * COLS;
+    const ulong v_plane = (ulong)block * v_pitch + LINE, u_plane = (ulong)block * u_pitch + LINE;
+    const ulong s_plane = (ulong)share * strips * ROWS * COLS + LINE;
     scratch += (get_global_id(1) * get_global_size(0) + get_global_id(0)) * slot;
-    __global float *zeros = scratch, *v = zeros + c_in, *u = v + PATCH * v_plane, *s = u + PATCH * u_plane;
+    __global float *zeros = scratch, *v = zeros + (c_in + 15) / 16 * 16;
+    __global float *u = v + PATCH * v_plane, *s = u + PATCH * u_plane;
     x += x_offset;
     dy += dy_offset + column;
     for (int i = 0; i < c_in; i++)
@@ -137,9 +145,14 @@ conv_winograd_weight(__global float *part, __global const float *x, ulong x_offs
         transform_block(v, v_plane, v_pitch, x, map, zeros, grid, first, count, count, h_in, w_in, c_in, pad);
         for (int t = 0; t < count; t++) {
             const place at = place_of(first + t, grid.rows, grid.columns);
-            const int p = 4 * at.row, q = 4 * at.column;
-            transform_gradient(u + (ulong)t * u_pitch, u_plane, dy + ((at.outer * h_out + p) * w_out + q) * c_out,
-                               w_out, c_out, h_out - p, w_out - q, cols);
+            const int height = min(4, h_out - 4 * at.row), width = min(4, w_out - 4 * at.column);
+            __global const float *from = dy + ((at.outer * h_out + 4 * at.row) * w_out + 4 * at.column) * c_out;
+            __global float *to = u + (ulong)t * u_pitch;
+            for (int j = 0; j < cols; j += VW)
+                if (height == 4 && width == 4 && cols - j >= VW)
+                    transform_gradient(1, to + j, u_plane, from + j, w_out * c_out, c_out, 4, 4, VW);
+                else
+                    transform_gradient(0, to + j, u_plane, from + j, w_out * c_out, c_out, height, width, cols - j);
         }
         for (int k = 0; k < PATCH; k++) {
             fetch_part(x, grid, first + block, ahead, h_in, w_in * c_in, k);
@@ -149,6 +162,8 @@ conv_winograd_weight(__global float *part, __global const float *x, ulong x_offs
                     /* the last strip begins earlier rather than read past the channels */
                     __global const float *a = v + k * v_plane + min(strip * ROWS, c_in - ROWS);
                     __global float *to = s + k * s_plane + ((ulong)p * strips + strip) * ROWS * COLS;
+                    fetch_next(v + (k + 1) * v_plane, u + (k + 1) * u_plane, to + s_plane, v_plane, u_plane,
+                               p * strips + strip, panel_count * strips);
                     if (cols - p * COLS <= VW)
                         add_products(1, to, first == begin, a, v_pitch, u + k * u_plane + p * COLS, u_pitch, count);
                     else

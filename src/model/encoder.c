@@ -241,12 +241,14 @@ static od_status lower_backward(od_encoder *e, const od_net *net, int i, int n, 
     const od_conv_input in = input_of(e, net, OD_MODE_TRAIN, i);
     const bool summed = i > 0 && e->blocks[i - 1].residual; /* block i - 1 added something before its last ReLU */
     od_conv_bn *below = i > 0 ? last_conv(&e->blocks[i - 1]) : e->pooled ? NULL : &e->stem;
-    if (k->has_down &&
-        ((status = od_conv_bn_backward_norm(&k->down, net, OD_NO_SPAN, dy, OD_NO_SPAN, n, accumulate)) ||
-         (status = od_conv_bn_backward_conv(&k->down, net, dx, false, &in, NULL, OD_NO_SPAN, n, accumulate))))
+    const od_span y = summed ? in.x : OD_NO_SPAN;
+    if (!k->has_down)
+        return od_conv_bn_backward_conv(&k->conv[0], net, dx, k->residual, &in, below, y, n, accumulate);
+    /* `down` comes last: it adds to a quarter of the pixels */
+    if ((status = od_conv_bn_backward_conv(&k->conv[0], net, dx, false, &in, NULL, OD_NO_SPAN, n, accumulate)) ||
+        (status = od_conv_bn_backward_norm(&k->down, net, OD_NO_SPAN, dy, OD_NO_SPAN, n, accumulate)))
         return status;
-    return od_conv_bn_backward_conv(&k->conv[0], net, dx, k->residual, &in, below, summed ? in.x : OD_NO_SPAN, n,
-                                    accumulate);
+    return od_conv_bn_backward_conv(&k->down, net, dx, true, &in, below, y, n, accumulate);
 }
 
 static od_status stem_backward(od_encoder *e, const od_net *net, int n, bool accumulate) {

@@ -84,6 +84,11 @@ static inline od_range od_conv_sum_work(od_range range, double count, double par
     return od_range_work(range, count * parts, sizeof(float) * count * (parts + 1));
 }
 
+/* Floats from tile to tile in Winograd's transformed patches for CPUs, as in cl/conv_winograd.clh. */
+static inline uint64_t od_conv_winograd_pitch(int c, int vw) {
+    return ((uint64_t)c + 15) / 16 * 16 + (c < 256 ? 0 : (uint64_t)vw);
+}
+
 static inline int od_div_up(int a, int b) {
     return (a + b - 1) / b;
 }

@@ -29,7 +29,8 @@ static const winograd_tile *tile_of(const od_device *device) {
 
 enum {
     POINTS = 36,
-    LINES = 16,              /* as in the kernel */
+    LINES = 16, /* as in the kernel */
+    LINE = 16,
     MIN_CHANNELS = 16,       /* of a vector, and to be worth it */
     MIN_PIXELS = 12,         /* of the 16 of a tile, on average */
     BLOCK = 4,               /* tiles that are transformed at a time, in register tiles, at most */
@@ -159,7 +160,8 @@ static int64_t tiles_of(const winograd_conv *c, int n) {
 /* Register tiles of tiles whose patches, products and pixels leave a quarter of a core's cache to the weights. */
 static int block_in_cache(const winograd_conv *c) {
     const int cols = c->cols * (c->panels < GROUP ? c->panels : GROUP), pixels = 16 * (c->c_in + cols);
-    const size_t tile = sizeof(float) * (POINTS * (size_t)(c->c_in + c->tile->vw + cols) + (size_t)pixels);
+    const size_t tile =
+        sizeof(float) * (POINTS * (size_t)(od_conv_winograd_pitch(c->c_in, c->tile->vw) + cols) + (size_t)pixels);
     const int blocks = (int)(c->tile->core_cache / 4 * 3 / (tile * (size_t)c->tile->rows));
     return blocks < 1 ? 1 : blocks < BLOCK ? blocks : BLOCK;
 }
@@ -208,9 +210,9 @@ typedef struct winograd_cut {
 } winograd_cut;
 
 static uint64_t slot_floats(const winograd_conv *c, int block, int group) {
-    const uint64_t vw = (uint64_t)c->tile->vw;
-    const uint64_t v = (uint64_t)block * (c->c_in + vw) + vw, m = (uint64_t)block * group * c->cols + vw;
-    return (c->c_in + POINTS * (v + m) + 15) / 16 * 16;
+    const uint64_t v = (uint64_t)block * od_conv_winograd_pitch(c->c_in, c->tile->vw) + LINE;
+    const uint64_t m = (uint64_t)block * group * c->cols + LINE;
+    return (((uint64_t)c->c_in + 15) / 16 * 16 + POINTS * (v + m) + 15) / 16 * 16;
 }
 
 static winograd_cut cut_run(const winograd_conv *c, int n) {
@@ -279,7 +281,7 @@ static od_status run_by_panels(const winograd_conv *c, const od_conv_args *args)
     const int blocks = od_div_up(count, rows), images = args->n / args->groups;
     const int slots =
         c->panels < (int)info->compute_units * SLOTS_PER_CORE ? c->panels : (int)info->compute_units * SLOTS_PER_CORE;
-    const uint64_t plane = (uint64_t)blocks * rows * (c->c_in + vw) + vw;
+    const uint64_t plane = (uint64_t)blocks * rows * od_conv_winograd_pitch(c->c_in, c->tile->vw) + LINE;
     const uint64_t slot = (POINTS * ((uint64_t)(CHUNK + count + rows) * c->cols + 2 * vw) + 15) / 16 * 16;
     od_span v = OD_NO_SPAN, scratch = OD_NO_SPAN;
     winograd_epilogue e;

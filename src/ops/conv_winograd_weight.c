@@ -6,20 +6,20 @@
 #include "ops/tunable.h"
 
 /* Register tiles by the width of the device's float vectors, as in conv_cpu.c: of two numbers of rows, the one that
- * divides the input channels with less waste. */
+ * divides the input channels with less waste. And how many tiles are transformed at a time: large_block where the sums
+ * leave a core's cache between blocks. */
 typedef struct winograd_tile {
-    int vw, vecs, rows, rows2;
+    int vw, vecs, rows, rows2, block, large_block;
 } winograd_tile;
 static const winograd_tile tiles[] = {
-    {16, 2, 13, 8},
-    {8, 2, 6, 4},
-    {4, 3, 8, 6},
+    {16, 2, 13, 8, 48, 96},
+    {8, 2, 6, 4, 36, 36},
+    {4, 3, 8, 6, 36, 36},
 };
 
 enum {
     POINTS = 36,
-    BLOCK = 48,              /* tiles that are transformed at a time */
-    LARGE_BLOCK = 96,        /* the same where the sums leave a core's cache between blocks */
+    LINE = 16,               /* as in the kernel */
     CORE_CACHE = 1 << 20,    /* of a core, in bytes */
     SHARE = 4,               /* panels that a work-group takes at most */
     PARTS_PER_CORE = 2,      /* work-groups, to balance */
@@ -32,7 +32,7 @@ const od_tuning_table od_conv_winograd_weight_table = {
     .variant = "conv_cpu_winograd_weight",
     .shape = OD_CONV_CLASSES,
     .parameters = {{"block", OD_TUNING_VALUES(12, 24, 36, 48, 72, 96, 144, 192),
-                    "48 tiles, 96 where the sums take more than 1 MiB"},
+                    "48 tiles, 96 where the sums take more than 1 MiB; 36 with vectors of less than 16"},
                    {"share", OD_TUNING_VALUES(1, 2, 3, 4, 6, 8, 16), "4 panels of a work-group"},
                    {"parts", OD_TUNING_VALUES(1, 2, 3, 4, 8), "2 work-groups a core"}},
     .count = 3,
@@ -41,6 +41,7 @@ const od_tuning_table od_conv_winograd_weight_table = {
 typedef struct winograd_weight {
     od_device *device;
     od_conv_shape shape;
+    const winograd_tile *tile;
     int vw, rows, cols, panels;
     od_kernel *main, *sum;
 } winograd_weight;
@@ -57,6 +58,7 @@ static od_status weight_create(od_device *device, const od_conv_shape *shape, un
     const int first = od_div_up(shape->c_in, t->rows) * t->rows, second = od_div_up(shape->c_in, t->rows2) * t->rows2;
     *c = (winograd_weight){.device = device,
                            .shape = *shape,
+                           .tile = t,
                            .vw = t->vw,
                            .rows = first * 10 <= second * 11 ? t->rows : t->rows2,
                            .cols = t->vw * t->vecs,
@@ -86,18 +88,19 @@ typedef struct weight_cut {
 static weight_cut cut_run(const winograd_weight *c, int n) {
     const od_conv_shape *s = &c->shape;
     const int64_t all = (int64_t)n * od_div_up(od_conv_out_h(s), 4) * od_div_up(od_conv_out_w(s), 4);
-    const uint64_t channels = (uint64_t)od_div_up(s->c_in, c->rows) * c->rows, vw = (uint64_t)c->vw;
+    const uint64_t channels = (uint64_t)od_div_up(s->c_in, c->rows) * c->rows;
     const int share = c->panels < SHARE ? c->panels : SHARE;
-    const bool large = sizeof(float) * POINTS * (channels * share * c->cols + vw) > CORE_CACHE;
-    int v[OD_TUNING_PARAMETERS] = {large ? LARGE_BLOCK : BLOCK, share, PARTS_PER_CORE};
+    const bool large = sizeof(float) * POINTS * (channels * share * c->cols + LINE) > CORE_CACHE;
+    int v[OD_TUNING_PARAMETERS] = {large ? c->tile->large_block : c->tile->block, share, PARTS_PER_CORE};
     char class[64];
     od_conv_class(class, OD_CONV_BACKWARD_WEIGHT, s, n);
     (void)od_tuning_lookup(c->device, &od_conv_winograd_weight_table, class, v);
     const int64_t parts = (int64_t)od_device_get_info(c->device)->compute_units * v[TUNED_PARTS];
     weight_cut cut = {.block = v[TUNED_BLOCK], .share = c->panels < v[TUNED_SHARE] ? c->panels : v[TUNED_SHARE]};
     cut.shares = od_div_up(c->panels, cut.share);
-    const uint64_t columns = (uint64_t)cut.share * c->cols, sums = channels * columns + vw;
-    cut.slot = s->c_in + POINTS * (cut.block * (s->c_in + vw + columns) + 2 * vw + sums);
+    const uint64_t columns = (uint64_t)cut.share * c->cols, sums = channels * columns + LINE;
+    cut.slot = ((uint64_t)s->c_in + 15) / 16 * 16 +
+               POINTS * (cut.block * (od_conv_winograd_pitch(s->c_in, c->vw) + columns) + 2 * LINE + sums);
     cut.slot = (cut.slot + 15) / 16 * 16;
     int64_t chunks = (parts + cut.shares - 1) / cut.shares;
     const int64_t most = SCRATCH_BYTES / (int64_t)(cut.slot * sizeof(float)) / cut.shares, useful = all / CHUNK;
