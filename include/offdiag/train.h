@@ -59,11 +59,14 @@ typedef struct od_train_config {
     double knn_t;
     int eval_every; /* epochs; 0: only before and after */
     /* the run */
-    char out[1024], device[256];
-    int kernels;          /* an od_family */
-    int memory;           /* device memory budget in MiB; 0: most of what the device reports */
-    int checkpoint_every; /* steps, besides the end of each epoch; 0: epochs only */
-    bool tensorboard;     /* event files in the run's directory */
+    char out[1024], device[1024]; /* device: one, or several with commas between */
+    char split[1024];             /* "5:3": how a batch is divided over them; "": by what was measured */
+    bool rebalance;               /* divide again at the ends of epochs where their times came to differ */
+    bool keep_going;              /* a device that fails drops out, the others go on */
+    int kernels;                  /* an od_family */
+    int memory;                   /* budget of each device in MiB; 0: most of what the device reports */
+    int checkpoint_every;         /* steps, besides the end of each epoch; 0: epochs only */
+    bool tensorboard;             /* event files in the run's directory */
     bool resume, quiet;
 } od_train_config;
 

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "dist/team.h"
 #include "train/checkpoint.h"
 #include "train/config.h"
 
@@ -68,8 +69,8 @@ static od_status configure(od_train_config *config, train_args *args, int argc, 
         return status;
     if (flags.resume) {
         *config = flags;
-        if ((status = load_resumed(config)))
-            return status;
+        if ((status = load_resumed(config)) && od_world_rank() == 0)
+            return status; /* the other ranks have it from the first */
     } else if ((args->preset[0] && (status = od_train_config_preset(config, args->preset))) ||
                (args->config[0] && (status = od_train_config_file(config, args->config)))) {
         return status;
@@ -117,8 +118,8 @@ od_status cmd_train(int argc, char **argv) {
     train_args args = {0};
     od_train_result result;
     bool help = false;
-    od_status status = configure(&config, &args, argc, argv, &help);
-    if (status || help)
+    od_status status = od_world_begin();
+    if (status || (status = configure(&config, &args, argc, argv, &help)) || help)
         return status;
     if ((status = od_train(&config, &result)))
         return status;
@@ -126,6 +127,7 @@ od_status cmd_train(int argc, char **argv) {
         return od_fail(OD_ERR_INTERRUPTED,
                        "interrupted at step %llu; the checkpoint is written, --resume --out %s goes on",
                        (unsigned long long)result.steps, config.out);
-    summarise(&config, &args, &result);
+    if (od_world_rank() == 0)
+        summarise(&config, &args, &result);
     return OD_OK;
 }

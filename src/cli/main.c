@@ -80,8 +80,8 @@ int main(int argc, char **argv) {
     if (fflush(stdout) && !status)
         status = od_fail(OD_ERR_IO, "standard output: cannot write");
     /* of several ranks the one that failed speaks, and of a mistake that all see the first */
-    const bool silent =
-        od_world_ranks() > 1 && (status == OD_ERR_PEER || (status == OD_ERR_USAGE && od_world_rank() > 0));
+    const bool seen_by_all = status == OD_ERR_USAGE || status == OD_ERR_INTERRUPTED;
+    const bool silent = od_world_ranks() > 1 && (status == OD_ERR_PEER || (seen_by_all && od_world_rank() > 0));
     if (status && !silent)
         (void)fprintf(stderr, "offdiag: %s\n", od_error_message()[0] ? od_error_message() : od_status_name(status));
     od_world_end(exit_code(status));

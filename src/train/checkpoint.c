@@ -72,7 +72,7 @@ static int stored_shape(const od_param *p, size_t shape[4]) {
 /* ---- saving ----------------------------------------------------------------------------------------------------- */
 
 /* Adds a section's tensors; *host receives memory that must live until the file is written. */
-static od_status add_section(od_safetensors_writer *writer, const section *s, float **host) {
+static od_status add_section(od_safetensors_writer *writer, const section *s, const od_snapshot *values, float **host) {
     od_status status = OD_OK;
     const size_t count = s->limit < s->table->count ? s->limit : s->table->count;
     float *arena = malloc(count * sizeof *arena);
@@ -81,7 +81,10 @@ static od_status add_section(od_safetensors_writer *writer, const section *s, fl
         status = od_fail(OD_ERR_MEMORY, "no host memory for %zu values of a checkpoint", count);
         goto out;
     }
-    if ((status = od_span_read(s->arena, arena, count)))
+    const float *known = values ? od_snapshot_find(values, s->arena) : NULL;
+    if (known)
+        memcpy(arena, known, count * sizeof *arena);
+    else if ((status = od_span_read(s->arena, arena, count)))
         goto out;
     for (size_t i = 0; i < s->table->size; i++) {
         const od_param *p = &s->table->rows[i];
@@ -136,14 +139,16 @@ static od_status add_metadata(od_safetensors_writer *writer, const od_checkpoint
 }
 
 od_status od_checkpoint_save(const char *path, const od_checkpoint_info *info, const od_model *model,
-                             const od_classifier *online) {
+                             const od_classifier *online, const char *split, const od_snapshot *values) {
     section sections[MAX_SECTIONS];
     float *host[MAX_SECTIONS] = {0};
     od_safetensors_writer *writer = NULL;
     int n = sections_of(sections, model, online, true);
     od_status status = od_safetensors_writer_create(&writer);
     for (int i = 0; i < n && !status; i++)
-        status = add_section(writer, &sections[i], &host[i]);
+        status = add_section(writer, &sections[i], values, &host[i]);
+    if (!status && split)
+        status = od_safetensors_add_metadata(writer, "split", split);
     if (!status && !(status = add_metadata(writer, info)))
         status = od_safetensors_write(writer, path);
     od_safetensors_writer_destroy(writer);

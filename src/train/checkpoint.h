@@ -5,15 +5,16 @@
  *   optimizer.second.<name>                                    Adam's mean of squares
  *   online_linear.weight, .bias, .momentum.*                   the online classifier
  *   momentum_backbone.*, momentum_projector.*                  BYOL's target
- * Metadata (strings): format, options (JSON, every option of the run), step, epoch_loss_sum, epoch_loss_count, dataset
- * facts. Written by atomic replacement. The order of batches and all random numbers follow from seed and step, so
- * nothing else is kept. */
+ * Metadata (strings): format, options (JSON, every option of the run), state (step, epoch_loss_sum, epoch_loss_count,
+ * dataset facts), and of a run on several devices split (their names and shares). Written by atomic replacement. The
+ * order of batches and all random numbers follow from seed and step, so nothing else is kept. */
 #ifndef TRAIN_CHECKPOINT_H
 #define TRAIN_CHECKPOINT_H
 
 #include "base/safetensors.h"
 #include "offdiag/train.h"
 #include "train/classifier.h"
+#include "train/snapshot.h"
 
 typedef struct od_progress_state { /* where the run is */
     uint64_t step;                 /* steps done */
@@ -35,9 +36,10 @@ typedef struct od_checkpoint_info { /* what can be known before a model is built
     char tuning[9]; /* od_tuning_fingerprint of the rows in force; "": not known */
 } od_checkpoint_info;
 
-/* online: the classifier that learns beside, or NULL. */
+/* online: the classifier that learns beside, or NULL. split: JSON text of devices and their shares; NULL: one device.
+ * values: what the model's and the classifier's arenas hold, where their device can't be asked; else NULL. */
 od_status od_checkpoint_save(const char *path, const od_checkpoint_info *info, const od_model *model,
-                             const od_classifier *online);
+                             const od_classifier *online, const char *split, const od_snapshot *values);
 
 /* A run directory or a file -> the file's path (malloc'd). */
 od_status od_checkpoint_path(const char *run_or_file, char **path);

@@ -54,6 +54,7 @@ void od_train_config_default(od_train_config *c) {
         .knn_k = 200,
         .knn_t = 0.1,
         .eval_every = 1,
+        .rebalance = true,
         .tensorboard = true,
     };
 }
@@ -133,7 +134,13 @@ static const od_option rows[] = {
     OD_OPT_HEADING("Run"),
     OD_OPT_STRING(T, out, "out", "DIR", "the run's directory (default: a new one under runs/)"),
     OD_OPT_STRING(T, device, "device", "SPEC",
-                  "auto, gpu, cpu, P:D or part of a name (default: $OFFDIAG_DEVICE, then auto)"),
+                  "auto, gpu, cpu, P:D or part of a name (default: $OFFDIAG_DEVICE, then auto); several with commas, "
+                  "all or gpus: one run over all of them"),
+    OD_OPT_STRING(
+        T, split, "split", "N:N",
+        "several devices: how a batch is divided over them, in their order; default: by their measured speed"),
+    OD_OPT_FLAG(T, rebalance, "rebalance", "divide again at an epoch's end where their times came to differ by 10 %"),
+    OD_OPT_FLAG(T, keep_going, "keep-going", "a device that fails drops out and the others go on with its share"),
     OD_OPT_CHOICE(T, kernels, "kernels", od_family_names, "kernel family"),
     OD_OPT_INT(T, memory, "memory", 0, 1e9, "device memory to use, in MiB; 0: most of what there is"),
     OD_OPT_INT(T, checkpoint_every, "checkpoint-every", 0, 1e9, "steps between checkpoints, besides each epoch's end"),
@@ -292,8 +299,8 @@ void od_train_model_config(od_model_config *out, const od_train_config *c, int i
 
 /* What a resumed run may change: where and how it runs, not what it computes. */
 static bool may_change(const char *name) {
-    static const char *const names[] = {"data",   "out",   "device",     "kernels", "memory", "checkpoint-every",
-                                        "resume", "quiet", "tensorboard"};
+    static const char *const names[] = {"data",    "out",    "device",           "split",  "rebalance", "keep-going",
+                                        "kernels", "memory", "checkpoint-every", "resume", "quiet",     "tensorboard"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(names[i], name) == 0)
             return true;

@@ -76,7 +76,7 @@ static od_status host_features(loaded *l, const od_split *split, int n, float **
         return od_fail(OD_ERR_USAGE, "%s: no %s images %s", l->dataset->dir,
                        split == &l->dataset->test ? "test" : "training",
                        split->n ? "with labels" : "(embed: --split train may have some)");
-    od_status status = od_split_features(l->model, &l->views, split, n, &features);
+    od_status status = od_split_features(l->model, &l->views, split, 0, n, &features);
     if (status)
         return status;
     *out = malloc(count * sizeof **out);
@@ -167,7 +167,8 @@ od_status od_evaluate(const char *path, const od_eval_options *o, od_eval_result
                                     .bank = o->bank ? o->bank : c->knn_bank,
                                     .queries = o->queries ? o->queries : c->knn_queries,
                                     .t = o->t > 0 ? o->t : c->knn_t};
-        status = od_knn_accuracy(l.model, &l.views, l.dataset, &protocol, &r->accuracy, &r->feature_rank);
+        const od_encoding encoding = {.model = l.model, .views = &l.views};
+        status = od_knn_accuracy(&encoding, l.dataset, &protocol, &r->accuracy, &r->feature_rank);
         if (!status && !isfinite(r->accuracy))
             status = od_fail(OD_ERR_USAGE, "%s: kNN needs training and test images with labels", l.dataset->dir);
         r->k = protocol.k;

@@ -19,8 +19,7 @@ od_status od_shares_parse(double *weights, const char *text, int count) {
         if (!*at)
             break;
     }
-    return found == count ? OD_OK
-                          : od_fail(OD_ERR_USAGE, "--split %s: %d numbers for %d devices", text, found, count);
+    return found == count ? OD_OK : od_fail(OD_ERR_USAGE, "--split %s: %d numbers for %d devices", text, found, count);
 }
 
 /* One image after the other to the member that would be done with it first. */

@@ -41,6 +41,9 @@ od_status od_views_make(od_views *v, int first, int n, uint32_t epoch) {
     od_augment_shape shape = {.n = n, .h = v->h, .w = v->w, .c = v->c, .size = v->size};
     size_t view_size = (size_t)n * v->size * v->size * 4;
     od_status status = OD_OK;
+    if (n > v->micro || first < 0 || first + n > v->capacity)
+        return od_fail(OD_ERR_ARGUMENT, "views of images %d to %d for buffers of %d", first, first + n, v->micro);
+    v->made = n;
     for (uint32_t view = 0; view < 2 && !status; view++)
         status = od_augment(v->device, &shape, &v->policies[view], od_span_at(v->x, view * view_size), v->images,
                             first * image_bytes(v), v->ids, first * sizeof(uint32_t), v->seed, epoch, view);

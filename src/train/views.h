@@ -15,6 +15,7 @@ typedef struct od_views {
     od_buffer *images, *ids; /* (capacity, h, w, c) uint8, (capacity) uint32 */
     od_span x;               /* (2 * micro, size, size, 4) */
     int micro;
+    int made; /* images whose views x holds */
 } od_views;
 
 /* capacity: images of a whole batch; micro: images whose two views x holds. */

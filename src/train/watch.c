@@ -13,39 +13,39 @@ enum { VIEW_COLUMNS = 8, VIEW_ROWS = 2, GAP = 2, HEAD_CELLS = 256, HEAD_PIXELS =
 static void wrote(od_trainer *t, od_status status) {
     if (!status)
         return;
-    od_progress_line(&t->progress, "TensorBoard events end here: %s", od_error_message());
-    od_tensorboard_close(t->tensorboard);
-    t->tensorboard = NULL;
+    od_say(t, "TensorBoard events end here: %s", od_error_message());
+    od_tensorboard_close(t->record->tensorboard);
+    t->record->tensorboard = NULL;
 }
 
 od_status od_watch_open(od_trainer *t) {
     if (!t->info.config.tensorboard)
         return OD_OK;
-    od_status status = od_tensorboard_open(&t->tensorboard, t->run.dir, t->info.progress.step);
+    od_status status = od_tensorboard_open(&t->record->tensorboard, t->record->run.dir, t->info.progress.step);
     if (status == OD_ERR_UNSUPPORTED) {
-        od_progress_line(&t->progress, "%s", od_error_message());
+        od_say(t, "%s", od_error_message());
         return OD_OK;
     }
     return status ? od_fail_in(status, "TensorBoard events (--tensorboard=false: none): ") : OD_OK;
 }
 
 void od_watch_flush(od_trainer *t) {
-    if (t->tensorboard)
-        wrote(t, od_tensorboard_flush(t->tensorboard));
+    if (t->record->tensorboard)
+        wrote(t, od_tensorboard_flush(t->record->tensorboard));
 }
 
 /* ---- scalars ---------------------------------------------------------------------------------------------------- */
 
 void od_watch_start(od_trainer *t, double knn) {
     const od_scalar scalars[] = {{"eval/knn", knn}};
-    if (t->tensorboard)
-        wrote(t, od_tensorboard_scalars(t->tensorboard, 0, scalars, 1));
+    if (t->record->tensorboard)
+        wrote(t, od_tensorboard_scalars(t->record->tensorboard, 0, scalars, 1));
 }
 
 void od_watch_step(od_trainer *t, uint64_t step, double loss, const od_optim_rates *rates) {
     const od_scalar scalars[] = {{"train/loss", loss}, {"train/lr", rates->lr}, {"train/head_lr", rates->head_lr}};
-    if (t->tensorboard)
-        wrote(t, od_tensorboard_scalars(t->tensorboard, step, scalars, sizeof scalars / sizeof *scalars));
+    if (t->record->tensorboard)
+        wrote(t, od_tensorboard_scalars(t->record->tensorboard, step, scalars, sizeof scalars / sizeof *scalars));
 }
 
 static void write_epoch(od_trainer *t, const od_epoch *e) {
@@ -63,7 +63,8 @@ static void write_epoch(od_trainer *t, const od_epoch *e) {
         {"head/offdiag_max", e->offdiag_max},
         {"speed/images_per_s", e->images_per_s},
     };
-    wrote(t, od_tensorboard_scalars(t->tensorboard, t->info.progress.step, scalars, sizeof scalars / sizeof *scalars));
+    wrote(t, od_tensorboard_scalars(t->record->tensorboard, t->info.progress.step, scalars,
+                                    sizeof scalars / sizeof *scalars));
 }
 
 /* ---- views ------------------------------------------------------------------------------------------------------ */
@@ -81,17 +82,17 @@ static void draw_view(uint8_t *to, int width, const float *x, int size, const fl
 /* Columns are images; each pair of rows holds their first and second views. */
 od_status od_watch_views(od_trainer *t) {
     const od_views *v = &t->views;
-    int images = v->micro < VIEW_COLUMNS * VIEW_ROWS ? v->micro : VIEW_COLUMNS * VIEW_ROWS, size = v->size;
+    int images = v->made < VIEW_COLUMNS * VIEW_ROWS ? v->made : VIEW_COLUMNS * VIEW_ROWS, size = v->size;
     int columns = images < VIEW_COLUMNS ? images : VIEW_COLUMNS, rows = (images + columns - 1) / columns;
     int width = columns * (size + GAP) + GAP, height = rows * (2 * size + 2 * GAP) + GAP;
     size_t image = (size_t)size * size * 4;
-    if (!t->tensorboard)
+    if (!t->record || !t->record->tensorboard || !images)
         return OD_OK;
     float *x = malloc(2 * images * image * sizeof *x);        /* (2, images, size, size, 4) */
     uint8_t *picture = calloc((size_t)height * width * 3, 1); /* (height, width, 3) */
     od_status status = x && picture ? OD_OK : od_fail(OD_ERR_MEMORY, "no memory for a picture of %d views", images);
     for (int view = 0; view < 2 && !status; view++)
-        status = od_span_read(od_span_at(v->x, view * v->micro * image), x + view * images * image, images * image);
+        status = od_span_read(od_span_at(v->x, view * v->made * image), x + view * images * image, images * image);
     for (int i = 0; i < 2 * images && !status; i++) {
         int view = i / images, column = i % images % columns, row = i % images / columns;
         size_t top = GAP + row * (2 * size + 2 * GAP) + (size_t)view * (size + GAP / 2),
@@ -100,7 +101,8 @@ od_status od_watch_views(od_trainer *t) {
                   v->policies[0].std);
     }
     if (!status)
-        wrote(t, od_tensorboard_image(t->tensorboard, t->info.progress.step, "views/batch", picture, width, height));
+        wrote(t, od_tensorboard_image(t->record->tensorboard, t->info.progress.step, "views/batch", picture, width,
+                                      height));
     free(x);
     free(picture);
     return status;
@@ -143,7 +145,8 @@ static od_status draw_head(od_trainer *t, const float *w, int d, double scale) {
             for (int p = 0; p < zoom * zoom; p++)
                 memcpy(picture + (((size_t)i * zoom + p / zoom) * side + (size_t)j * zoom + p % zoom) * 3, rgb, 3);
         }
-    od_status status = od_tensorboard_image(t->tensorboard, t->info.progress.step, "head/E", picture, side, side);
+    od_status status =
+        od_tensorboard_image(t->record->tensorboard, t->info.progress.step, "head/E", picture, side, side);
     free(picture);
     return status;
 }
@@ -172,8 +175,8 @@ static od_status write_head(od_trainer *t) {
             scale = fmax(scale, fabs(w[i]));
         }
     if (!status)
-        wrote(t, od_tensorboard_histogram(t->tensorboard, t->info.progress.step, "head/offdiag", off, n));
-    if (!status && t->tensorboard)
+        wrote(t, od_tensorboard_histogram(t->record->tensorboard, t->info.progress.step, "head/offdiag", off, n));
+    if (!status && t->record->tensorboard)
         wrote(t, draw_head(t, w, d, scale));
     free(w);
     free(off);
@@ -181,7 +184,7 @@ static od_status write_head(od_trainer *t) {
 }
 
 od_status od_watch_epoch(od_trainer *t, const od_epoch *e) {
-    if (t->tensorboard)
+    if (t->record->tensorboard)
         write_epoch(t, e);
-    return t->tensorboard ? write_head(t) : OD_OK;
+    return t->record->tensorboard ? write_head(t) : OD_OK;
 }
