@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Kernels with faults in them, for tests/test_matrix.c: plant_faults.py EMBED_CL OUTPUT DIR CL_FILE...
+"""Kernels with faults in them, for tests/test_matrix.c and tests/test_offline.c: plant_faults.py EMBED_CL OUTPUT DIR CL_FILE...
 
 Copies cl/ to DIR, breaks one kernel of each kind, and embeds the copy with tools/embed_cl.py. A place that is not found
 exactly once ends the build: a fault that isn't planted would be found by nobody."""
@@ -20,6 +20,17 @@ FAULTS = [
     # race: every work-item writes back what it read of one element
     ('pointwise.cl', 'store(y + y_offset + at, sum, lanes);',
      'store(y + y_offset + at, sum, lanes);\n        y[y_offset] = y[y_offset] + 0.0f * (float)get_group_id(0);'),
+    # spills: numbers that all live at once, more than a device has registers
+    ('norm.cl', 'vec m = load(mean + mean_offset + col, lanes);',
+     'vec m = load(mean + mean_offset + col, lanes);\n'
+     '        if (c == 0xffffffffu) {\n'
+     '            float held[320];\n'
+     '            __attribute__((opencl_unroll_hint)) for (uint i = 0; i < 320; i++) held[i] = mean[i * flags];\n'
+     '            for (uint k = 0; k < flags; k++)\n'
+     '                __attribute__((opencl_unroll_hint)) for (uint i = 0; i < 320; i++)\n'
+     '                    held[i] = held[i] * mean[k] + mean[k + i];\n'
+     '            __attribute__((opencl_unroll_hint)) for (uint i = 0; i < 320; i++) saved[i * flags] = held[i];\n'
+     '        }'),
     # crash: far outside of anything
     ('pool.cl', 'AT(argmax)[at] = best_at;', 'AT(argmax)[at + (1ul << 44)] = best_at;'),
     # hang

@@ -454,13 +454,45 @@ Test(offline_tools, missing_compilers_are_told) {
     cr_assert(strstr(r.out, "gfx1030") && strstr(r.out, "skipped: no clang of release 15") &&
                   strstr(r.out, "skipped: no ocloc (Debian's intel-opencl-icd"),
               "%s", r.out);
+    cr_assert(strstr(r.err, "tools/setup --with-offline"), "%s", r.err);
     r = cli("matrix --offline --quick --json");
+    cli_expect(&r, 1, "no target could be compiled for");
     json_t *root = json_loads(r.out, 0, NULL), *row;
     size_t i;
     json_array_foreach(json_object_get(root, "targets"), i, row) {
         cr_assert(json_is_string(json_object_get(row, "skipped")));
     }
     cr_assert_eq(i, 3);
+}
+
+/* Through the command, by the program with faults in its kernels. */
+Test(offline_tools, a_spill_ends_the_command_with_1) {
+    const char *program = getenv("OFFDIAG_FAULTY_BIN");
+    od_tools tools;
+    char why[400], ptxas[256];
+    cr_assert_not_null(program, "OFFDIAG_FAULTY_BIN must name the program with planted faults");
+    od_tools_find(&tools, in_scratch("."));
+    for (const od_target *t = od_targets; t->name; t++) {
+        od_target_missing(&tools, t, in_scratch("."), why, sizeof why, ptxas);
+        if (why[0] || t->vendor == OD_INTEL || !t->quick)
+            continue;
+        (void)setenv("OFFDIAG_BIN", program, 1);
+        cli_result r = cli("matrix --offline --quick --json --device %s", t->name);
+        cli_expect(&r, 1, "kernels failed|running_stats|spill");
+        json_t *root = json_loads(r.out, JSON_REJECT_DUPLICATES, NULL), *row;
+        const json_int_t failures = json_integer_value(json_object_get(root, "failures"));
+        size_t i, found = 0;
+        json_array_foreach(json_object_get(root, "kernels"), i, row) {
+            const char *failure = json_string_value(json_object_get(row, "failure"));
+            const bool planted = strcmp(json_string_value(json_object_get(row, "kernel")), "running_stats") == 0 &&
+                                 json_is_true(json_object_get(row, "default"));
+            cr_assert_eq(failure != NULL, planted, "%s", failure ? failure : "the planted spill was not found");
+            found += failure != NULL;
+        }
+        cr_assert(found > 0 && failures == (json_int_t)found, "%lld failures", (long long)failures);
+        return;
+    }
+    cr_skip_test("no clang and AMD library, or ptxas, is here (tools/setup --with-offline)");
 }
 
 Test(offline_tools, usage) {

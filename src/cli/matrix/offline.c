@@ -57,20 +57,33 @@ static od_status choose(od_offline *r, const od_matrix_options *o, const char *d
     return status;
 }
 
-static od_status verdict(const od_offline *r) {
+/* What is here counts where no target was named; one that was named must have been compiled for. */
+static od_status verdict(const od_offline *r, bool named) {
+    static const char install[] = "on Debian, tools/setup --with-offline installs all of them";
     const od_offline_row *first = NULL;
-    size_t compiled = 0;
-    for (size_t t = 0; t < r->target_count; t++)
-        compiled += !r->targets[t].missing[0];
-    if (!compiled)
-        return od_fail(OD_ERR_UNSUPPORTED, "no target could be compiled for: %s", r->targets[0].missing);
+    const od_offline_target *skipped = NULL;
+    size_t missing = 0;
+    for (size_t t = r->target_count; t-- > 0;)
+        if (r->targets[t].missing[0]) {
+            skipped = &r->targets[t];
+            missing++;
+        }
     for (size_t i = 0; i < r->row_count && !first; i++)
         first = r->rows[i].failure[0] ? &r->rows[i] : NULL;
-    if (!first)
+    if (first)
+        return od_fail(OD_ERR_NUMERIC, "%zu of %zu kernels failed; the first: %s %s:%s '%s': %s", r->failures,
+                       r->row_count, first->target->name, first->program->program, first->kernel->name,
+                       first->program->options, first->failure);
+    if (!skipped)
         return OD_OK;
-    return od_fail(OD_ERR_NUMERIC, "%zu of %zu kernels failed; the first: %s %s:%s '%s': %s", r->failures, r->row_count,
-                   first->target->name, first->program->program, first->kernel->name, first->program->options,
-                   first->failure);
+    if (missing == r->target_count)
+        return od_fail(OD_ERR_UNSUPPORTED, "no target could be compiled for: %s; %s", skipped->missing, install);
+    if (named)
+        return od_fail(OD_ERR_UNSUPPORTED, "%zu of the %zu targets of --device could not be compiled for; %s: %s; %s",
+                       missing, r->target_count, skipped->target->name, skipped->missing, install);
+    (void)fprintf(stderr, "%zu of %zu targets skipped for want of their compilers; %s\n", missing, r->target_count,
+                  install);
+    return OD_OK;
 }
 
 static od_status make_folders(char *dir, size_t size) {
@@ -107,7 +120,7 @@ od_status od_matrix_offline(const od_matrix_options *o) {
     r.seconds = od_now() - began;
     if (!status && !(status = od_offline_report(&r, o->format, &text, &bytes)) &&
         !(status = od_matrix_write(o, text, bytes)))
-        status = verdict(&r);
+        status = verdict(&r, o->device[0] != '\0');
     if (dir[0])
         od_dir_remove(dir);
     for (size_t t = 0; t < r.target_count; t++)
