@@ -261,6 +261,11 @@ Test(conv_fused, cpu) {
     walk(OD_FAMILY_CPU, "cpu");
 }
 
+Test(conv_fused, cpu_width_16) {
+    od_conv_cpu_width = 16;
+    walk(OD_FAMILY_CPU, "cpu16");
+}
+
 Test(conv_fused, cpu_width_8) {
     od_conv_cpu_width = 8;
     walk(OD_FAMILY_CPU, "cpu8");
