@@ -236,9 +236,8 @@ static od_status search_one(tuner *t, const od_tune_problem *problem, const od_t
 /* The tables that an operation asked, each a search; they share what time the operation has. */
 static od_status search_problem(tuner *t, size_t index, double until) {
     od_tune_problem problem;
-    od_tuning_asked wanted[8];
+    od_tuning_asked wanted;
     const od_tuning_asked *asked;
-    size_t count = 0;
     od_tuning_forget(t->device);
     od_status status = od_tune_problem_create(t->device, index, &problem);
     if (status == OD_ERR_DEVICE_MEMORY || status == OD_ERR_UNSUPPORTED) {
@@ -247,13 +246,22 @@ static od_status search_problem(tuner *t, size_t index, double until) {
     }
     if (status)
         return status;
-    const size_t all = od_tuning_asked_list(t->device, &asked);
-    for (size_t i = 0; i < all && count < sizeof wanted / sizeof *wanted; i++)
-        if (is_wanted(t, &problem, &asked[i]))
-            wanted[count++] = asked[i];
-    for (size_t i = 0; i < count && !status && t->count < MOST_SEARCHES && !stopped; i++) {
+    while (!status && t->count < MOST_SEARCHES && !stopped) {
+        const size_t all = od_tuning_asked_list(t->device, &asked);
+        size_t count = 0;
+        for (size_t i = 0; i < all; i++)
+            if (is_wanted(t, &problem, &asked[i]) && count++ == 0)
+                wanted = asked[i];
+        if (count == 0)
+            break;
         const double now = od_now();
-        status = search_one(t, &problem, &wanted[i], now + (until - now) / (double)(count - i));
+        status = search_one(t, &problem, &wanted, now + (until - now) / (double)count);
+        /* what won may let another variant run, which asks other tables */
+        od_tuning_forget(t->device);
+        if (!status)
+            status = problem.prepare(problem.context);
+        if (!status)
+            status = problem.run(problem.context);
     }
     problem.destroy(problem.context);
     return status;
