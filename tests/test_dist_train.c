@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/safetensors.h"
 #include "harness.h"
@@ -257,6 +258,29 @@ Test(dist_train, resumes_on_the_same_devices_with_the_same_bits) {
     r = train_on("whole", 2, more);
     cli_expect(&r, 0, "");
     cr_assert_eq(differing_tensors(in_scratch("whole"), in_scratch("parts"), ""), 0);
+}
+
+/* Shares that are far from the devices' speeds are corrected, once a second of work tells. */
+Test(dist_train, a_split_follows_the_devices_own_times) {
+    char more[200];
+    (void)snprintf(more, sizeof more,
+                   "--device %s --split 63:1 --eval-every 0 --batch 64 --width 16 --downsample 1 --steps 200",
+                   devices(2));
+    cli_result r = tiny_interrupt("run", more, 8, SIGTERM);
+    cli_expect(&r, 130, "interrupted at step");
+    cli_child child = cli_start("train --resume --out %s --split= --checkpoint-every 0", in_scratch("run"));
+    for (int i = 0; i < 10000 && metrics_count("run", "split") < 1; i++)
+        (void)usleep(10000);
+    (void)kill(child.pid, SIGTERM);
+    r = cli_wait(child);
+    cli_expect(&r, 130, "own times differed by");
+    json_t *line = metrics_line("run", "split", 0);
+    const json_t *shares = json_object_get(line, "shares");
+    json_int_t first = json_integer_value(json_array_get(shares, 0));
+    cr_assert_lt(first, 63);
+    cr_assert_eq(first + json_integer_value(json_array_get(shares, 1)), 64);
+    json_t *about = json_object_get(read_json(in_scratch("run/config.json")), "run");
+    cr_assert_eq(json_array_size(json_object_get(about, "splits")), 2 + metrics_count("run", "split"));
 }
 
 /* ---- failures --------------------------------------------------------------------------------------------------- */

@@ -8,6 +8,7 @@
 
 /* Members whose own times differ by less have nothing to gain that is worth other bits. */
 static const double tolerance = 0.1;
+static const double enough = 1; /* seconds of work to judge by; shorter epochs count together */
 
 static void tell(od_trainer *t, const double *seconds, double spread) {
     const od_layout *l = &t->layout;
@@ -43,6 +44,13 @@ static bool divide_again(od_layout *l, const double *seconds, int n) {
     return other;
 }
 
+static double longest_of(const double *seconds, int count) {
+    double longest = 0;
+    for (int i = 0; i < count; i++)
+        longest = seconds[i] > longest ? seconds[i] : longest;
+    return longest;
+}
+
 od_status od_trainer_rebalance(od_trainer *t) {
     od_layout *l = &t->layout;
     od_status status = OD_OK;
@@ -51,7 +59,8 @@ od_status od_trainer_rebalance(od_trainer *t) {
     double *seconds = calloc((size_t)l->count, sizeof *seconds), full = 0;
     if (!seconds)
         return od_fail(OD_ERR_MEMORY, "no memory for a list of devices");
-    if ((status = od_layout_exchange(l, t->member, t->busy / (double)t->timed, seconds)))
+    if ((status = od_layout_exchange(l, t->member, t->busy / (double)t->timed, seconds)) ||
+        longest_of(seconds, l->count) * (double)t->timed < enough)
         goto out;
     t->busy = 0;
     t->timed = 0;

@@ -109,6 +109,45 @@ od_status od_trainer_agree(od_trainer *t, od_status status) {
     return od_fail(usage ? OD_ERR_USAGE : agreed, "%s", t->message);
 }
 
+/* values: the failures (count), then what the first said, as numbers. */
+static od_status hear(od_trainer *t, double *values, od_status status, int count) {
+    enum { MESSAGE = sizeof t->message };
+    const int index = od_member_index(t->member);
+    int first = 0;
+    values[index] = (double)status;
+    if (od_member_sum(t->member, values, (size_t)count))
+        return OD_ERR_PEER;
+    while (first < count && values[first] == 0)
+        first++;
+    if (first == count)
+        return OD_OK;
+    t->agreed = true;
+    t->failure = (od_status)values[first];
+    (void)snprintf(t->message, sizeof t->message, "%s", od_error_message());
+    for (int i = 0; i < MESSAGE; i++)
+        values[i] = first == index ? t->message[i] : 0;
+    if (od_member_sum(t->member, values, MESSAGE))
+        return OD_ERR_PEER;
+    for (int i = 0; i < MESSAGE; i++)
+        t->message[i] = (char)values[i];
+    /* exit codes are the same in all ranks */
+    return od_fail(first == index || t->failure == OD_ERR_USAGE ? t->failure : OD_ERR_PEER, "%s", t->message);
+}
+
+od_status od_trainer_settle(od_trainer *t, od_status status) {
+    if (!t->member || status == OD_ERR_PEER)
+        return status;
+    if (od_trainer_device_failed(status))
+        name_device(t, status);
+    const int count = od_member_count(t->member);
+    double *values = calloc((size_t)count + sizeof t->message, sizeof *values);
+    if (!values)
+        return od_fail(OD_ERR_MEMORY, "no memory for a list of devices");
+    status = hear(t, values, status, count);
+    free(values);
+    return status;
+}
+
 od_status od_trainer_stay(od_trainer *t, bool stays) {
     const int count = t->layout.count;
     double *flags = calloc((size_t)count, sizeof *flags);

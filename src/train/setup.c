@@ -46,10 +46,10 @@ static od_status open_data(od_trainer *t) {
     od_status status = OD_OK;
     if (!t->member || od_member_leads_process(t->member))
         status = open_dataset(&t->crew->dataset, c);
-    if (status || (status = od_trainer_agree(t, OD_OK)))
+    if ((status = od_trainer_settle(t, status)))
         return status;
     const od_dataset *d = t->dataset = t->crew->dataset;
-    if (t->member && (status = same_data(t)))
+    if (t->member && (status = od_trainer_settle(t, same_data(t))))
         return status;
     od_checkpoint_info *info = &t->info;
     info->image_side = d->h;
@@ -124,6 +124,7 @@ static od_status choose_weights(od_trainer *t, const od_safetensors *file) {
             status = OD_OK;
         }
     }
+    status = od_trainer_settle(t, status);
     if (!status && (l->fixed || recorded))
         memcpy(l->weights, weights, (size_t)l->count * sizeof *weights);
     else if (!status)
@@ -256,8 +257,8 @@ static void describe(od_trainer *t) {
 static od_status open_device(od_trainer *t) {
     const od_train_config *c = &t->info.config;
     od_device_options options = {.family = (od_family)c->kernels, .memory_bytes = (uint64_t)c->memory << 20};
-    od_status status = od_device_open(t->spec, &options, &t->device);
-    if (status || (status = od_trainer_agree(t, OD_OK)))
+    od_status status = od_trainer_settle(t, od_device_open(t->spec, &options, &t->device));
+    if (status)
         return status;
     return od_layout_create(&t->layout, t->member, od_device_get_info(t->device));
 }
@@ -292,8 +293,7 @@ static od_status open_files(od_trainer *t) {
 od_status od_trainer_prepare(od_trainer *t) {
     od_safetensors *file = NULL;
     od_status status = OD_OK;
-    if ((status = open_device(t)) || (t->record && (status = open_run(t, &file))) ||
-        (status = od_trainer_agree(t, OD_OK)) ||
+    if ((status = open_device(t)) || (status = od_trainer_settle(t, t->record ? open_run(t, &file) : OD_OK)) ||
         (t->member && (status = od_member_share(t->member, &t->info, sizeof t->info))) || (status = open_data(t)) ||
         (status = choose_weights(t, file)) || t->left || (status = od_replica_fit(t)))
         goto out;

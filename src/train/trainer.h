@@ -100,6 +100,9 @@ char *od_trainer_split_text(const od_trainer *t);
 /* Whether all members are well: od_member_agree. The message names the device where it was one, t->failure is the first
  * one's status in all members; USAGE is every member's status then. Alone: `status`. */
 od_status od_trainer_agree(od_trainer *t, od_status status);
+/* The same between parts of the setup, where every member comes with its status: nobody is taken by surprise, and all
+ * end in good order even where a rank has no member that is well. */
+od_status od_trainer_settle(od_trainer *t, od_status status);
 /* Whether it is a device that such a failure is about. */
 bool od_trainer_device_failed(od_status status);
 /* The team goes on without those that don't stay; who leads now, leads. */
