@@ -117,9 +117,14 @@ static od_status time_together(od_trainer *t, double *own, double *seconds) {
 static od_status all_together(od_trainer *t, double *own, double *shortest) {
     od_layout *l = &t->layout;
     const size_t bytes = (size_t)l->count * sizeof(double);
-    double *best = malloc(bytes), *times = malloc(bytes), seconds = 0;
-    od_status status = best && times ? OD_OK : od_fail(OD_ERR_MEMORY, "no memory for a list of devices");
+    double *best = calloc((size_t)l->count, sizeof *best), *times = malloc(bytes), seconds = 0;
+    od_status status = OD_OK;
     *shortest = INFINITY;
+    if (!best || !times) {
+        free(best);
+        free(times);
+        return od_fail(OD_ERR_MEMORY, "no memory for a list of devices");
+    }
     for (int round = 0; round < ROUNDS && !status; round++) {
         if ((status = od_replica_fit(t)) || (status = time_together(t, times, &seconds)))
             break;
@@ -161,9 +166,12 @@ od_status od_trainer_calibrate(od_trainer *t) {
     double *rates = calloc(2 * count, sizeof *rates), *own = rates ? rates + count : NULL, alone = 0, together = 0;
     bool *needed = calloc(2 * count, sizeof *needed), *pays = needed ? needed + count : NULL;
     int best = 0;
-    od_status status = rates && needed ? OD_OK : od_fail(OD_ERR_MEMORY, "no memory for a list of devices");
-    if (status || (status = od_replica_fit(t)) || (status = od_model_join(t->model, NULL)) ||
-        (status = each_alone(t, rates)))
+    od_status status = OD_OK;
+    if (!rates || !needed) {
+        status = od_fail(OD_ERR_MEMORY, "no memory for a list of devices");
+        goto out;
+    }
+    if ((status = od_replica_fit(t)) || (status = od_model_join(t->model, NULL)) || (status = each_alone(t, rates)))
         goto out;
     for (int i = 0; i < l->count; i++) {
         best = rates[i] > rates[best] ? i : best;

@@ -152,9 +152,11 @@ od_status od_trainer_stay(od_trainer *t, bool stays) {
     const int count = t->layout.count;
     double *flags = calloc((size_t)count, sizeof *flags);
     bool *staying = calloc((size_t)count, sizeof *staying);
-    od_status status = flags && staying ? OD_OK : od_fail(OD_ERR_MEMORY, "no memory for a list of devices");
-    if (!status && !(status = od_layout_exchange(&t->layout, t->member, stays, flags)) &&
-        !(status = od_member_stay(t->member, stays))) {
+    od_status status = OD_OK;
+    if (!flags || !staying)
+        status = od_fail(OD_ERR_MEMORY, "no memory for a list of devices");
+    else if (!(status = od_layout_exchange(&t->layout, t->member, stays, flags)) &&
+             !(status = od_member_stay(t->member, stays))) {
         for (int i = 0; i < count; i++)
             staying[i] = flags[i] > 0;
         od_layout_keep(&t->layout, staying);

@@ -23,7 +23,7 @@ static od_status diverged(const od_trainer *t, uint64_t step, const char *what) 
 
 /* losses (waiting): alone they are still on the device. */
 static od_status take_losses(const od_trainer *t, double *losses) {
-    float host[OD_LOSS_SLOTS];
+    float host[OD_LOSS_SLOTS] = {0};
     od_status status = t->waiting && !t->member ? od_span_read(t->losses, host, (size_t)t->waiting) : OD_OK;
     for (int i = 0; i < t->waiting && !status; i++)
         losses[i] = t->member ? t->sums[i] : host[i];
@@ -41,7 +41,7 @@ static od_status log_step(od_trainer *t, uint64_t step, double loss) {
 }
 
 od_status od_trainer_flush_losses(od_trainer *t) {
-    double losses[OD_LOSS_SLOTS];
+    double losses[OD_LOSS_SLOTS] = {0};
     od_progress_state *p = &t->info.progress;
     od_status status = take_losses(t, losses);
     for (int i = 0; i < t->waiting && !status; i++) {

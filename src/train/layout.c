@@ -12,9 +12,9 @@ enum { ID = sizeof((od_place *)0)->id, NAME = sizeof((od_place *)0)->name, PLACE
 /* Every member's id, name and rank, as characters in a sum of numbers. */
 static od_status exchange_places(od_layout *l, od_member *member) {
     double *all = calloc((size_t)l->count * PLACE, sizeof *all); /* (count, PLACE) */
-    od_status status = all ? OD_OK : od_fail(OD_ERR_MEMORY, "no memory for a list of %d devices", l->count);
-    if (status)
-        return status;
+    od_status status = OD_OK;
+    if (!all)
+        return od_fail(OD_ERR_MEMORY, "no memory for a list of %d devices", l->count);
     const od_place *own = &l->places[l->index];
     double *at = all + (size_t)l->index * PLACE;
     for (int i = 0; i < ID; i++)
@@ -101,11 +101,11 @@ od_status od_layout_range(const od_layout *l, int total, int *first, int *n) {
     od_status status = OD_OK;
     for (int i = 0; i < l->count && weights; i++)
         weights[i] = l->shares[i];
-    if (!ranges || !weights || !od_shares_divide(ranges, total, weights, NULL, l->count))
-        status = od_fail(OD_ERR_MEMORY, "no memory for a division over %d devices", l->count);
-    if (!status) {
+    if (ranges && weights && od_shares_divide(ranges, total, weights, NULL, l->count)) {
         *first = od_shares_first(ranges, l->index);
         *n = ranges[l->index];
+    } else {
+        status = od_fail(OD_ERR_MEMORY, "no memory for a division over %d devices", l->count);
     }
     free(ranges);
     free(weights);

@@ -41,8 +41,12 @@ static od_status commit(od_trainer *t) {
     const size_t weights = c ? c->table.count : 0;
     double *sums = calloc(SUMS + weights, sizeof *sums);
     float *host = malloc((weights + 1) * sizeof *host), hits = 0; /* the loss, or the gradients */
-    od_status status = sums && host ? OD_OK : od_fail(OD_ERR_MEMORY, "no memory for sums over devices");
-    if (status || (status = od_span_read(od_span_at(t->losses, (size_t)t->waiting), host, 1)))
+    od_status status = OD_OK;
+    if (!sums || !host) {
+        status = od_fail(OD_ERR_MEMORY, "no memory for sums over devices");
+        goto out;
+    }
+    if ((status = od_span_read(od_span_at(t->losses, (size_t)t->waiting), host, 1)))
         goto out;
     sums[LOSS] = host[0];
     sums[STOP] = stop_signal != 0;

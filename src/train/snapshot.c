@@ -27,10 +27,10 @@ static void list(od_snapshot *s, const od_model *model, const od_classifier *c) 
         }
 }
 
-od_status od_snapshot_take(od_snapshot *s, const od_model *model, const od_classifier *c) {
+od_status od_snapshot_take(od_snapshot *s, const od_model *model, const od_classifier *online) {
     od_status status = OD_OK;
     *s = (od_snapshot){0};
-    list(s, model, c);
+    list(s, model, online);
     for (int i = 0; i < s->count && !status; i++) {
         s->values[i] = malloc((s->sizes[i] ? s->sizes[i] : 1) * sizeof(float));
         status = s->values[i] ? od_span_read(s->spans[i], s->values[i], s->sizes[i])
@@ -39,24 +39,24 @@ od_status od_snapshot_take(od_snapshot *s, const od_model *model, const od_class
     return status;
 }
 
-od_status od_snapshot_put(const od_snapshot *s, od_model *model, const od_classifier *c) {
+od_status od_snapshot_put(const od_snapshot *s, od_model *model, const od_classifier *online) {
     od_snapshot to = {0};
     od_status status = OD_OK;
-    list(&to, model, c);
+    list(&to, model, online);
     for (int i = 0; i < to.count && !status; i++)
         status = od_span_write(to.spans[i], s->values[i], s->sizes[i]);
     return status ? status : od_model_update(model);
 }
 
-od_status od_snapshot_gather(od_snapshot *s, const od_model *model, const od_classifier *c, od_member *member,
+od_status od_snapshot_gather(od_snapshot *s, const od_model *model, const od_classifier *online, od_member *member,
                              int from) {
     const bool gives = od_member_index(member) == from, takes = od_member_leads(member);
     const float *all = NULL;
     od_status status = OD_OK;
     *s = (od_snapshot){0};
-    if (gives && (status = od_snapshot_take(s, model, c)))
+    if (gives && (status = od_snapshot_take(s, model, online)))
         return status;
-    list(s, model, c);
+    list(s, model, online);
     for (int i = 0; i < s->count && !status; i++) {
         const size_t n = s->sizes[i];
         status = od_member_gather(member, &all, s->values[i], 0, gives ? n : 0, n);
