@@ -178,8 +178,8 @@ Test(several, budget_is_divided) {
     od_device *given = open_device((od_device_options){.memory_bytes = 64 << 20}); /* counts for itself */
     cr_assert_eq(od_device_memory(given).budget, 64 << 20);
     cr_assert_eq(od_device_memory(a).budget, whole / 2);
-    od_device *shared = open_device((od_device_options){.share = 8}); /* five of them in other processes */
-    cr_assert_eq(od_device_memory(shared).budget, whole / 8);
+    od_device *shared = open_device((od_device_options){.processes = 2});
+    cr_assert_eq(od_device_memory(shared).budget, whole / 3 / 2);
     cr_assert_eq(od_device_memory(a).budget, whole / 3);
     od_device_close(shared);
     od_device_close(b);

@@ -73,9 +73,9 @@ typedef struct od_device_options {
     bool profile;          /* events and times per kernel; slower */
     bool no_cache;         /* neither read nor write the binary cache */
     uint64_t memory_bytes; /* budget for buffers; 0: 80 % of what the device reports, divided among its users */
-    /* How many users the device's memory has on this machine, those of other processes (MPI ranks) with it. 0: those
-     * that this process has opened, which are counted; CPUs and integrated GPUs share the host's memory. */
-    unsigned share;
+    /* Processes on this machine that do the same (MPI ranks): the host's memory, which CPUs and integrated GPUs share,
+     * is divided among them too. 0: one. */
+    unsigned processes;
 } od_device_options;
 
 /* Open the device that SPEC names (see od_device_select). options may be NULL.

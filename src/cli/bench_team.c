@@ -219,7 +219,7 @@ static od_status json_figures(const step_args *a, const team_figures *f, const c
 static od_status run(bench_member *b) {
     team_figures f = {.count = od_member_count(b->member)};
     const size_t count = (size_t)f.count;
-    const od_device_options options = {.family = (od_family)b->args->kernels};
+    const od_device_options options = {.family = (od_family)b->args->kernels, .processes = (unsigned)od_world_here()};
     double *seconds = calloc((size_t)b->args->runs, sizeof *seconds), sum = 0;
     char *names = calloc(count, NAME);
     od_status status = OD_OK;

@@ -35,8 +35,7 @@ static void destroy(od_buffer *buffer) {
 }
 
 uint64_t od_pool_budget(const od_pool *pool) {
-    const unsigned users = pool->memory ? od_memory_users(pool->memory) : 1;
-    return pool->memory ? pool->budget / (users > pool->share ? users : pool->share) : pool->budget;
+    return pool->memory ? pool->budget / od_memory_users(pool->memory) / pool->processes : pool->budget;
 }
 
 static od_status refuse(const od_device *device, size_t bytes, const char *why) {

@@ -46,11 +46,12 @@ typedef struct od_memory od_memory;
 od_memory *od_memory_enter(const od_device_info *info); /* NULL, which the others take, without memory */
 void od_memory_leave(od_memory *memory);
 unsigned od_memory_users(const od_memory *memory);
+bool od_memory_is_host(const od_device_info *info);
 
 typedef struct od_pool {
     uint64_t live, peak, budget, idle; /* bytes: in use, the most ever, allowed, kept for reuse */
     od_memory *memory;                 /* NULL: the budget was given; else users of this memory divide it */
-    unsigned share;                    /* at least as many are its users */
+    unsigned processes;                /* that divide it too */
     size_t live_count;
     od_buffer *classes[OD_SIZE_CLASSES]; /* freed buffers by capacity */
 } od_pool;

@@ -15,9 +15,13 @@ struct od_memory {
 static od_memory *memories; /* never freed: as many as there are devices */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* CPUs and integrated GPUs use the host's, whatever their platform. */
+/* Whatever their platform. */
+bool od_memory_is_host(const od_device_info *info) {
+    return info->unified_memory || info->type == OD_DEVICE_CPU;
+}
+
 static void name_of(char *name, size_t size, const od_device_info *info) {
-    if (info->unified_memory || info->type == OD_DEVICE_CPU)
+    if (od_memory_is_host(info))
         (void)snprintf(name, size, "host");
     else
         (void)snprintf(name, size, "%s", info->physical[0] ? info->physical : info->id);

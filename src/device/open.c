@@ -55,7 +55,7 @@ od_family od_family_of(od_family asked, od_device_type type) {
 static void open_budget(od_device *device, const od_device_options *options) {
     od_pool *pool = &device->pool;
     pool->budget = options->memory_bytes ? options->memory_bytes : device->info.memory_bytes / 5 * 4;
-    pool->share = options->share;
+    pool->processes = od_memory_is_host(&device->info) && options->processes > 1 ? options->processes : 1;
     pool->memory = options->memory_bytes ? NULL : od_memory_enter(&device->info);
 }
 

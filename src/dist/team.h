@@ -25,6 +25,7 @@ od_status od_world_begin(void);
 void od_world_end(int code);
 int od_world_rank(void);  /* 0 without MPI */
 int od_world_ranks(void); /* 1 without MPI */
+int od_world_here(void);  /* of them on this machine */
 /* End all processes at once with this exit code; does not return under MPI, does nothing without. */
 void od_world_abort(int code);
 const char *od_world_version(void); /* the MPI library's name and version; "" without */

@@ -10,12 +10,12 @@ enum { CHUNK = 1 << 28, REQUESTS = 256 };
 
 static struct {
     bool begun, settled;
-    int rank, ranks;
+    int rank, ranks, here;
     MPI_Comm sums, background; /* apart, so that either's order does not depend on the other's */
     MPI_Request requests[REQUESTS];
     int pending;
     char version[MPI_MAX_LIBRARY_VERSION_STRING];
-} world = {.ranks = 1};
+} world = {.ranks = 1, .here = 1};
 
 static bool launched(void) {
     static const char *const variables[] = {"OMPI_COMM_WORLD_SIZE", "PMI_RANK", "PMI_SIZE", "PMIX_RANK",
@@ -38,6 +38,10 @@ od_status od_world_begin(void) {
     MPI_Comm_size(MPI_COMM_WORLD, &world.ranks);
     MPI_Comm_dup(MPI_COMM_WORLD, &world.sums);
     MPI_Comm_dup(MPI_COMM_WORLD, &world.background);
+    MPI_Comm here;
+    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &here);
+    MPI_Comm_size(here, &world.here);
+    MPI_Comm_free(&here);
     MPI_Get_library_version(world.version, &length);
     world.version[strcspn(world.version, ",\n")] = '\0';
     return OD_OK;
@@ -64,6 +68,10 @@ int od_world_rank(void) {
 
 int od_world_ranks(void) {
     return world.ranks;
+}
+
+int od_world_here(void) {
+    return world.here;
 }
 
 void od_world_abort(int code) {

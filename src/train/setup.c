@@ -256,7 +256,9 @@ static void describe(od_trainer *t) {
 
 static od_status open_device(od_trainer *t) {
     const od_train_config *c = &t->info.config;
-    od_device_options options = {.family = (od_family)c->kernels, .memory_bytes = (uint64_t)c->memory << 20};
+    od_device_options options = {.family = (od_family)c->kernels,
+                                 .memory_bytes = (uint64_t)c->memory << 20,
+                                 .processes = (unsigned)od_world_here()};
     od_status status = od_trainer_settle(t, od_device_open(t->spec, &options, &t->device));
     if (status)
         return status;
