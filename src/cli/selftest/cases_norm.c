@@ -85,6 +85,47 @@ static void check_forward(od_check *k, norm_data *d) {
     }
 }
 
+/* Rows first .. first + rows - 1 of group g: how many, their mean, their sum of squares about it (3, c). */
+static void rows_statistics(double *out, const norm_data *d, size_t g, size_t first, size_t rows) {
+    const float *x = d->x + (g * (size_t)d->shape.rows + first) * d->c;
+    for (size_t i = 0; i < d->c; i++) {
+        double sum = 0, squares = 0;
+        for (size_t r = 0; r < rows; r++)
+            sum += x[r * d->c + i];
+        for (size_t r = 0; r < rows; r++)
+            squares += (x[r * d->c + i] - sum / (double)rows) * (x[r * d->c + i] - sum / (double)rows);
+        out[i] = (double)rows;
+        out[d->c + i] = sum / (double)rows;
+        out[2 * d->c + i] = squares;
+    }
+}
+
+/* Statistics for several devices to add up: of x, and of its statistics in two parts. */
+static void check_merged(od_check *k, norm_data *d) {
+    open_case(k, d, "bn_merged");
+    const size_t size = 3 * d->c, groups = (size_t)d->shape.groups, rows = (size_t)d->shape.rows, cut = rows / 3;
+    double *ref = od_check_alloc(k, groups * size * sizeof *ref), *part = od_check_alloc(k, size * sizeof *part);
+    float *parts = od_check_alloc(k, groups * 2 * size * sizeof *parts); /* (groups, 2, 3, c) */
+    if (!od_check_ready(k))
+        return;
+    for (size_t g = 0; g < groups; g++) {
+        rows_statistics(ref + g * size, d, g, 0, rows);
+        for (size_t half = 0; half < 2; half++) {
+            rows_statistics(part, d, g, half ? cut : 0, half ? rows - cut : cut);
+            for (size_t i = 0; i < size; i++)
+                parts[(2 * g + half) * size + i] = (float)part[i];
+        }
+    }
+    od_span whole = od_check_output(k, groups * size), added = od_check_output(k, groups * size);
+    od_span partial = od_check_input(k, parts, groups * 2 * size);
+    if (!od_check_ready(k))
+        return;
+    if (od_check_ran(k, od_bn_merged(k->device, &d->shape, whole, d->xs)))
+        od_check_near(k, "merged", whole, ref, 1e-5);
+    if (od_check_ran(k, od_bn_merge(k->device, &d->shape, added, partial, 2)))
+        od_check_near(k, "merged from parts", added, ref, 1e-5);
+}
+
 static void check_inference(od_check *k, norm_data *d) {
     open_case(k, d, "bn_inference");
     double *ref = od_check_alloc(k, d->count * sizeof *ref);
@@ -152,6 +193,8 @@ static void check_norm_case(od_check *k, const norm_case *row, bool accumulate) 
     if (k->stopped || !od_check_affords(k, 10.0 * row->groups * row->rows * row->c))
         return;
     check_forward(k, &d);
+    if (row->rows >= 3)
+        check_merged(k, &d);
     check_inference(k, &d);
     check_backward(k, &d, accumulate);
 }
