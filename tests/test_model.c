@@ -140,7 +140,7 @@ Test(model, a_wrong_size_is_refused_with_words) {
     od_device *device = od_test_device(OD_FAMILY_AUTO);
     od_model *model = NULL;
     od_model_config config = small_config(OD_SIMSIAM, OD_HEAD_NONE, OD_LOSS_COSINE);
-    cr_assert_eq(od_model_create(device, &config, 1, &model), OD_ERR_ARGUMENT);
+    cr_assert_eq(od_model_create(device, &config, 0, &model), OD_ERR_ARGUMENT);
     config.image_size = 4;
     cr_assert_eq(od_model_create(device, &config, N, &model), OD_ERR_ARGUMENT);
     cr_assert(strstr(od_error_message(), "image size 4"), "%s", od_error_message());

@@ -93,8 +93,9 @@ typedef struct od_model od_model;
 od_status od_model_tables(const od_model_config *config, od_param_table *params, od_param_table *stats);
 void od_param_table_free(od_param_table *table);
 
-/* Build for at most max_n images (of each of two views) in a training pass: allocates parameters, gradients, momentum
- * and activations, initialises the weights from config->seed. OD_ERR_DEVICE_MEMORY tells what it needed. */
+/* Build for at most max_n images (of each of two views; 2 or more, 1 for a team's member) in a training pass: allocates
+ * parameters, gradients, momentum and activations, initialises the weights from config->seed. OD_ERR_DEVICE_MEMORY
+ * tells what it needed. */
 od_status od_model_create(od_device *device, const od_model_config *config, int max_n, od_model **out);
 void od_model_destroy(od_model *model);
 
