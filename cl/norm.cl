@@ -68,9 +68,10 @@ static inline void put_affine(__global float *affine, vec mean, vec rstd, const 
     store(affine + c, fma(-mean, slope, shift), lanes);
 }
 
-/* The mean and the M2 of `rows` rows from those of their parts (parts, 3, c). */
-static inline void add_parts(vec *mean, vec *m2, const __global float *part, uint rows, uint c, uint parts, uint lanes,
-                             __local vec *scratch) {
+/* The mean and the M2 of `rows` rows from those of their parts (parts, 3, c), whose means are relative to `pivot` if it
+ * has one. */
+static inline void add_parts(vec *mean, vec *m2, const __global float *part, const __global float *pivot, int has_pivot,
+                             uint rows, uint c, uint parts, uint lanes, __local vec *scratch) {
     vec sum = ZERO, lost = ZERO, squares = ZERO, squares_lost = ZERO;
     for (uint i = ROW_LANE; i < parts; i += TY) {
         const __global float *at = part + (ulong)i * 3 * c;
@@ -83,6 +84,8 @@ static inline void add_parts(vec *mean, vec *m2, const __global float *part, uin
         add_compensated(&squares, &squares_lost, load(at + 2 * c, lanes) + d * d * load(at, lanes));
     }
     *m2 = column_total(squares - squares_lost, scratch);
+    if (has_pivot && ROW_LANE == 0)
+        *mean += load(pivot, lanes);
 }
 
 /* merged (groups, 3, c) from the parts (groups, parts, 3, c): rows, mean, M2. The parts' means are relative to `pivot`,
@@ -94,11 +97,10 @@ COLUMN_KERNEL merge_stats(__global float *merged, ulong merged_offset, const __g
     uint col = FIRST_COLUMN, lanes = LANES(col, c);
     for (ulong g = 0; g < groups; g++) {
         vec mean, m2;
-        add_parts(&mean, &m2, partial + partial_offset + g * parts * 3 * c + col, rows, c, parts, lanes, scratch);
+        add_parts(&mean, &m2, partial + partial_offset + g * parts * 3 * c + col,
+                  pivot + pivot_offset + g * rows * c + col, has_pivot, rows, c, parts, lanes, scratch);
         if (ROW_LANE == 0) {
             __global float *out = merged + merged_offset + g * 3 * c + col;
-            if (has_pivot)
-                mean += load(pivot + pivot_offset + g * rows * c + col, lanes);
             store(out, (vec)((float)rows), lanes);
             store(out + c, mean, lanes);
             store(out + 2 * c, m2, lanes);
@@ -118,11 +120,10 @@ COLUMN_KERNEL finish_stats(__global float *saved, ulong saved_offset, __global f
     uint col = FIRST_COLUMN, lanes = LANES(col, c);
     for (ulong g = 0; g < groups; g++) {
         vec mean, m2;
-        add_parts(&mean, &m2, partial + partial_offset + g * parts * 3 * c + col, rows, c, parts, lanes, scratch);
+        add_parts(&mean, &m2, partial + partial_offset + g * parts * 3 * c + col,
+                  pivot + pivot_offset + g * rows * c + col, has_pivot, rows, c, parts, lanes, scratch);
         if (ROW_LANE == 0) {
             __global float *out = saved + saved_offset + g * 4 * c + col;
-            if (has_pivot)
-                mean += load(pivot + pivot_offset + g * rows * c + col, lanes);
             vec rstd = reciprocal_std(m2 / (float)rows, eps);
             store(out, mean, lanes);
             store(out + c, rstd, lanes);

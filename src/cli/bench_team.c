@@ -31,7 +31,7 @@ typedef struct team_figures {
     double seconds;           /* a step */
     double reduction;         /* summing all gradients, by itself */
     double exposed;           /* what a step waits for it */
-    double sums, bytes, loss; /* seconds of a step in batch norm's sums; gradient bytes of a step */
+    double sums, bytes, loss; /* seconds of a step in sums over devices; gradient bytes of a step */
 } team_figures;
 
 static od_status build(bench_member *b, int n, bool join) {
@@ -118,7 +118,7 @@ static od_status together(bench_member *b, team_figures *f, double *seconds) {
         const double began = od_now();
         if ((status = step(b, n, b->args->batch, &exposed)) || (status = od_span_read(b->loss, &loss, 1)))
             break;
-        const double own_time = od_now() - began - od_member_waited(b->member);
+        const double waited = od_member_waited(b->member), own_time = od_now() - began - waited;
         done[0] = loss;
         done[1] = exposed / f->count;
         if ((status = od_member_sum(b->member, done, 2)))
@@ -127,6 +127,7 @@ static od_status together(bench_member *b, team_figures *f, double *seconds) {
             continue;
         seconds[i] = od_now() - began;
         worked += own_time / runs;
+        f->sums += waited / runs;
         total += done[1] / runs;
         f->loss = done[0];
     }
@@ -193,7 +194,7 @@ static void print_figures(const step_args *a, const team_figures *f, const char 
                f->alone[i], a->batch / f->count, f->shares[i], f->work[i]);
     printf("  together: %.4f s a step, %.1f images/s, %.0f %% of the sum of %.1f\n", f->seconds, a->batch / f->seconds,
            100 * a->batch / f->seconds / sum, sum);
-    printf("  batch norm's sums over devices: %.4f s of a step, waiting for the slowest included\n", f->sums);
+    printf("  sums over devices: %.4f s of a step, waiting for the slowest included\n", f->sums);
     printf(
         "  gradients: %.1f MB a step; their sum takes %.4f s by itself, a step waits %.4f s for it (%.0f %% hidden)\n",
         f->bytes / 1e6, f->reduction, f->exposed, hidden);
@@ -233,12 +234,8 @@ static od_status run(bench_member *b) {
     if ((status = od_member_agree(b->member, status)) || (status = all_alone(b, &f)) ||
         (status = od_member_agree(b->member, divide(b, &f))))
         goto out;
-    od_team *team = od_member_team(b->member);
-    if (od_member_leads_process(b->member))
-        od_team_reset_times(team);
     if ((status = together(b, &f, seconds)))
         goto out;
-    f.sums = od_team_get_times(team).sum / (b->args->runs + 2);
     if ((status = reduction_alone(b, &f)) || (status = share_names(b, names, f.count)))
         goto out;
     if (!isfinite(f.loss)) {

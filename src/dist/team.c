@@ -62,7 +62,6 @@ struct od_team {
     float *gathered;
     void *shared;
     size_t shared_bytes;
-    od_team_times times;
 };
 
 /* ---- life ------------------------------------------------------------------------------------------------------- */
@@ -130,10 +129,6 @@ int od_team_members(const od_team *team) {
     return team->created;
 }
 
-od_team *od_member_team(const od_member *m) {
-    return m->team;
-}
-
 od_member *od_team_member(od_team *team, int i) {
     return &team->members[i];
 }
@@ -160,7 +155,6 @@ bool od_member_leads_process(const od_member *m) {
 static void start_part(od_team *team, size_t i) {
     part *p = &team->parts[i];
     float *sum = NULL;
-    const double began = od_now();
     for (int k = 0; k < team->local; k++) {
         const od_member *m = team->here[k];
         if (m->parts <= (int)i)
@@ -176,8 +170,6 @@ static void start_part(od_team *team, size_t i) {
     if (!sum)
         sum = p->stand_in;
     world_start_sum(sum, p->n);
-    team->times.reduce += od_now() - began;
-    team->times.bytes += (double)p->n * sizeof(float);
 }
 
 od_status od_member_reduce(od_member *m, float *base, size_t at, size_t n) {
@@ -329,8 +321,6 @@ static double meet(od_member *m, double *values, size_t n, bool failing, duty th
     if (!failing && failures == 0 && n)
         memcpy(values, team->total, n * sizeof *values);
     m->waited += od_now() - began;
-    if (m->local == 0)
-        team->times.sum += od_now() - began;
     pthread_mutex_unlock(&team->lock);
     return failures;
 }
@@ -352,11 +342,8 @@ od_status od_member_sum(od_member *m, double *values, size_t n) {
 }
 
 static void finish_parts(od_team *team) {
-    const double began = od_now();
     world_finish_sums();
     drop_parts(team);
-    team->times.reduce += od_now() - began;
-    team->times.reduce_waited += od_now() - began;
 }
 
 od_status od_member_reduced(od_member *m, const float **total) {
@@ -498,15 +485,6 @@ od_status od_member_gather(od_member *m, const float **all, const float *own, si
     return status;
 }
 
-static void forget(od_team *team) {
-    free(team->gathered);
-    team->gathered = NULL;
-}
-
-void od_member_release(od_member *m) {
-    meet(m, NULL, 0, false, forget);
-}
-
 static void spread(od_team *team) {
     world_share(team->shared, team->shared_bytes, 0);
 }
@@ -524,14 +502,6 @@ od_status od_member_share(od_member *m, void *data, size_t bytes) {
     if (m->local > 0)
         memcpy(data, team->shared, bytes);
     return meet(m, NULL, 0, false, NULL) > 0 ? peer() : OD_OK; /* nobody's data changes before all have it */
-}
-
-od_team_times od_team_get_times(const od_team *team) {
-    return team->times;
-}
-
-void od_team_reset_times(od_team *team) {
-    team->times = (od_team_times){0};
 }
 
 double od_member_waited(const od_member *m) {

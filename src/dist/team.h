@@ -48,7 +48,6 @@ int od_team_members(const od_team *team); /* of this process, as created */
 typedef od_status (*od_act)(od_member *m, void *context);
 od_status od_team_run(od_team *team, od_act act, void *contexts, size_t size);
 
-od_team *od_member_team(const od_member *m);
 int od_member_index(const od_member *m);  /* over all processes, in the order of ranks */
 int od_member_count(const od_member *m);  /* of the whole team */
 bool od_member_leads(const od_member *m); /* index 0: it writes files and talks to the user */
@@ -82,22 +81,12 @@ od_status od_member_reduce(od_member *m, float *base, size_t at, size_t n);
 od_status od_member_reduced(od_member *m, const float **total);
 
 /* Of an array of `total` floats each member has own (n) at `first`; members lie in order, without gaps. *all: the
- * whole, shared by the members of the process and only to be read; released by od_member_release, or by the next
- * gather. */
+ * whole, shared by the members of the process and only to be read, until the next gather. */
 od_status od_member_gather(od_member *m, const float **all, const float *own, size_t first, size_t n, size_t total);
-void od_member_release(od_member *m);
 
 /* data (bytes) of the leader, to all. */
 od_status od_member_share(od_member *m, void *data, size_t bytes);
 
-/* Seconds that this process spent in sums and in reductions, and of the latter what members had to wait for at the end
- * of steps (the rest was hidden behind the backward pass); bytes reduced. Since the last reset. */
-typedef struct od_team_times {
-    double sum, reduce, reduce_waited;
-    double bytes;
-} od_team_times;
-od_team_times od_team_get_times(const od_team *team);
-void od_team_reset_times(od_team *team);
 /* Seconds that this member spent in calls on the team, waiting for others among them, since the last reset. */
 double od_member_waited(const od_member *m);
 void od_member_reset_waited(od_member *m);

@@ -64,7 +64,6 @@ static bool data(od_member *m, char *text) {
     CHECK(od_member_gather(m, &all, own, first, (size_t)mine, total) == OD_OK);
     for (size_t i = 0; i < total; i++)
         CHECK(all[i] == (float)i);
-    od_member_release(m);
     if (od_member_leads(m))
         (void)snprintf(said, sizeof said, "from the leader");
     CHECK(od_member_share(m, said, sizeof said) == OD_OK);
