@@ -1,34 +1,35 @@
 /* Backward by weights for CPU devices: dw[tap][i][o] = sum over pixels of x[i] dy[o], directly from NHWC.
  *
- * One work-item is one work-group: it owns a panel of COLS output channels, a group of taps and a chunk of the pixels.
- * It walks the chunk in slabs that stay in the cache; for each tap it lists the pixels whose tap lies inside the image,
- * then runs register tiles of ROWS input channels x VECS vectors over the list. Tiles are kept in `part`
- * [chunk][panel][tap][tile][ROWS][COLS] between slabs, and conv_weight_sum adds the chunks in order.
+ * One work-item is one work-group: it owns a share of the panels of COLS output channels, a group of taps and a chunk
+ * of the pixels. It walks the chunk in slabs that stay in the cache; for each tap it lists the pixels whose tap lies
+ * inside the image, gathers their input channels into register tiles' columns, once for all its panels, and for each
+ * panel their gradients, and multiplies from there: where pixels lie a power of two apart, few of them stay in the
+ * first cache at a time. Tiles are kept in `part` [chunk][panel][tap][tile][ROWS][COLS] between slabs, and
+ * conv_weight_sum adds the chunks in order.
  *
  * VW: floats in a vector, VECS: vectors in a row of the tile, ROWS: rows of the tile, SLAB: pixels in a slab. */
 #include "conv_cpu.clh"
 
-/* The tile += x^T dy over the listed pixels (offsets of their x and dy). */
+/* The tile += x^T dy over `count` pixels of x (., ROWS) and dy (., COLS). */
 static inline __attribute__((always_inline)) void weight_tile(const int vecs, __global float *part, int first,
                                                               __global const float *x, __global const float *dy,
-                                                              const uint2 *list, int count) {
+                                                              int count) {
     vec acc[ROWS][VECS], g[VECS];
 #define FETCH(r, v)                                                                                                    \
     if (v < vecs)                                                                                                      \
         acc[r][v] = first ? (vec)(0.0f) : VLOAD(v, part + r * COLS);
 #define FETCH_ROW(r) EACH_VEC(FETCH, r)
     EACH_ROW(FETCH_ROW)
-    for (int k = 0; k < count; k++) {
-        __global const float *a = x + list[k].x, *b = dy + list[k].y;
+    for (int k = 0; k < count; k++, x += ROWS, dy += COLS) {
 #define LOAD(r, v)                                                                                                     \
     if (v < vecs)                                                                                                      \
-        g[v] = VLOAD(v, b);
+        g[v] = VLOAD(v, dy);
 #define FMA(r, v)                                                                                                      \
     if (v < vecs)                                                                                                      \
         acc[r][v] = fma(s, g[v], acc[r][v]);
 #define FMA_ROW(r)                                                                                                     \
     {                                                                                                                  \
-        const vec s = (vec)(a[r]);                                                                                     \
+        const vec s = (vec)(x[r]);                                                                                     \
         EACH_VEC(FMA, r)                                                                                               \
     }
         EACH_VEC(LOAD, 0)
@@ -41,55 +42,102 @@ static inline __attribute__((always_inline)) void weight_tile(const int vecs, __
     EACH_ROW(KEEP_ROW)
 }
 
+/* Channels that a row of a tile is gathered with: whole vectors, of which the next pixel's overwrite what is over. */
+#define GATHERED ((ROWS + VW - 1) / VW * VW)
+/* Floats of a tile's rows in a slab, as in conv_cpu.c. */
+#define TILE_SLAB (SLAB * ROWS + VW)
+
+/* The same for each tile of a panel, whose gradients are gathered to `columns` (count, COLS) before. */
+static inline __attribute__((always_inline)) void weight_panel(const int vecs, __global float *part, int first,
+                                                               __global const float *x, int tiles, __global float *columns,
+                                                               __global const float *dy, const uint2 *list, int count) {
+    for (int k = 0; k < count; k++) {
+#define GATHER(r, v)                                                                                                   \
+    if (v < vecs)                                                                                                      \
+        PUT(VLOAD(v, dy + list[k].y), columns + k * COLS + v * VW);
+        EACH_VEC(GATHER, 0)
+    }
+    for (int tile = 0; tile < tiles; tile++, part += ROWS * COLS, x += TILE_SLAB)
+        weight_tile(vecs, part, first, x, columns, count);
+}
+
+/* The pixels of a slab whose tap (dh, dw) lies inside the image: offsets of their x, from the slab's first image on,
+ * and dy, from the slab's first pixel on. */
+static inline int list_pixels(uint2 *list, place at, int size, int rows_p, int rows_q, int dh, int dw, int h_in,
+                              int w_in, int pitch, int dy_pitch, int step_in) {
+    int count = 0, h = at.row * step_in + dh, w = at.column * step_in + dw, base = 0;
+    for (int k = 0; k < size; k++) {
+        list[count] = (uint2)((base + h * w_in + w) * pitch, k * dy_pitch);
+        count += ((uint)h < (uint)h_in) & ((uint)w < (uint)w_in);
+        w += step_in;
+        if (w == rows_q * step_in + dw) {
+            w = dw;
+            h += step_in;
+            if (h == rows_p * step_in + dh) {
+                h = dh;
+                base += h_in * w_in;
+            }
+        }
+    }
+    return count;
+}
+
+/* to [tile][count][ROWS]: the listed pixels' channels. The last tile begins earlier rather than read past them;
+ * conv_weight_sum knows. */
+static inline void gather_rows(__global float *to, __global const float *x, const uint2 *list, int count, int run) {
+    const int last = max(run - ROWS, 0);
+    for (int k = 0; k < count; k++) {
+        __global const float *from = x + list[k].x;
+        __global float *row = to + k * ROWS;
+        int i = 0;
+        for (; i + GATHERED <= run && i < last; i += ROWS, row += TILE_SLAB)
+#pragma unroll
+            for (int v = 0; v < GATHERED; v += VW)
+                PUT(VLOAD(0, from + i + v), row + v);
+        for (; i < run; i += ROWS, row += TILE_SLAB) {
+#define GATHER_ROW(r) row[r] = from[min(i, last) + r];
+            EACH_ROW(GATHER_ROW)
+        }
+    }
+}
+
 /* x (n, h_in, w_in, .) with pixels `pitch` floats apart, of which `run` belong to a tap; dy (n, p, q, dy_pitch),
- * dy_pitch
- * whole panels, or whole panels and one vector. ROWS floats from a tap's first channel are readable even where run is
- * smaller. */
+ * dy_pitch whole panels, or whole panels and one vector. ROWS floats from a tap's first channel are readable even where
+ * run is smaller. Dimension 0 of the range counts shares of `share` panels, 1 groups of `group` taps, 2 chunks of
+ * `chunk` pixels; a work-group has tiles * TILE_SLAB + SLAB * COLS floats of scratch. */
 __attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
-conv_direct_weight(__global float *part, __global const float *x, ulong x_offset, __global const float *dy,
-                   ulong dy_offset, __global const int *table, int n, int h_in, int w_in, int pitch, int run,
-                   int dy_pitch, int step_in, int taps_in_group, int chunk) {
-    const int panel = get_global_id(0), column = panel * COLS;
+conv_direct_weight(__global float *part, __global float *scratch, __global const float *x, ulong x_offset,
+                   __global const float *dy, ulong dy_offset, __global const int *table, int n, int h_in, int w_in,
+                   int pitch, int run, int dy_pitch, int step_in, int panels, int share, int group, int chunk) {
+    const int panel_begin = get_global_id(0) * share, panel_end = min(panel_begin + share, panels);
     const int rows_p = table[0], rows_q = table[1], taps_total = table[6];
     __global const int *taps = table + HEADER_INTS;
-    const int tap_begin = get_global_id(1) * taps_in_group, tap_end = min(tap_begin + taps_in_group, taps_total);
-    const int tiles = (run + ROWS - 1) / ROWS;
+    const int tap_begin = get_global_id(1) * group, tap_end = min(tap_begin + group, taps_total);
+    const int tiles = (run + ROWS - 1) / ROWS, tap_part = tiles * ROWS * COLS;
     const ulong map = (ulong)rows_p * rows_q;
     const ulong begin = (ulong)get_global_id(2) * chunk, end = min(begin + chunk, n * map);
-    part += (get_global_id(2) * get_global_size(0) + panel) * taps_total * tiles * ROWS * COLS;
+    const ulong item = (get_global_id(2) * get_global_size(1) + get_global_id(1)) * get_global_size(0) + get_global_id(0);
+    part += get_global_id(2) * panels * taps_total * tap_part;
+    scratch += item * ((ulong)tiles * TILE_SLAB + SLAB * COLS);
+    __global float *columns = scratch + (ulong)tiles * TILE_SLAB;
     x += x_offset;
-    dy += dy_offset + column;
+    dy += dy_offset;
 
     uint2 list[SLAB];
     for (ulong slab = begin; slab < end; slab += SLAB) {
-        const int size = (int)min((ulong)SLAB, end - slab);
         const place at = place_of(slab, rows_p, rows_q);
-        const int p0 = at.row, q0 = at.column;
         __global const float *xs = x + at.outer * h_in * w_in * pitch, *dys = dy + slab * dy_pitch;
         for (int t = tap_begin; t < tap_end; t++) {
-            const int dh = taps[t * TAP_INTS], dw = taps[t * TAP_INTS + 1];
-            int count = 0, h = p0 * step_in + dh, w = q0 * step_in + dw, base = 0;
-            for (int k = 0; k < size; k++) {
-                list[count] = (uint2)((base + h * w_in + w) * pitch, k * dy_pitch);
-                count += ((uint)h < (uint)h_in) & ((uint)w < (uint)w_in);
-                w += step_in;
-                if (w == rows_q * step_in + dw) {
-                    w = dw;
-                    h += step_in;
-                    if (h == rows_p * step_in + dh) {
-                        h = dh;
-                        base += h_in * w_in;
-                    }
-                }
-            }
-            for (int tile = 0; tile < tiles; tile++) {
-                /* the last tile begins earlier rather than read past the channels; conv_weight_sum knows */
-                const int i = max(min(tile * ROWS, run - ROWS), 0);
-                __global float *to = part + ((ulong)t * tiles + tile) * ROWS * COLS;
-                if (dy_pitch - column <= VW)
-                    weight_tile(1, to, slab == begin, xs + i, dys, list, count);
+            const int count = list_pixels(list, at, (int)min((ulong)SLAB, end - slab), rows_p, rows_q,
+                                          taps[t * TAP_INTS], taps[t * TAP_INTS + 1], h_in, w_in, pitch, dy_pitch, step_in);
+            gather_rows(scratch, xs, list, count, run);
+            for (int panel = panel_begin; panel < panel_end; panel++) {
+                __global float *to = part + ((ulong)panel * taps_total + t) * tap_part;
+                __global const float *from = dys + panel * COLS;
+                if (dy_pitch - panel * COLS <= VW)
+                    weight_panel(1, to, slab == begin, scratch, tiles, columns, from, list, count);
                 else
-                    weight_tile(VECS, to, slab == begin, xs + i, dys, list, count);
+                    weight_panel(VECS, to, slab == begin, scratch, tiles, columns, from, list, count);
             }
         }
     }

@@ -13,12 +13,11 @@ typedef struct cpu_tile {
     int rows; /* forward and backward by data */
     int weight_rows,
         weight_rows2; /* of the two, the one that divides the channels with less waste; the first on a tie */
-    int slab;         /* pixels that backward by weights takes at a time */
 } cpu_tile;
 static const cpu_tile tiles[] = {
-    {16, 2, 12, 13, 8, 256},
-    {8, 2, 6, 6, 4, 256},
-    {4, 3, 8, 8, 6, 256},
+    {16, 2, 12, 13, 8},
+    {8, 2, 6, 6, 4},
+    {4, 3, 8, 8, 6},
 };
 
 unsigned od_conv_cpu_width;
@@ -34,9 +33,15 @@ static const cpu_tile *tile_of(const od_device *device) {
 enum {
     NARROW_CHANNELS = 12,        /* up to here the taps of a kernel row are joined to one run */
     BLOCKS_PER_CORE = 32,        /* work-groups of a launch, to balance */
+    WEIGHT_BLOCKS_PER_CORE = 16, /* of backward by weights: each gathers pixels anew */
+    SLAB = 256,                  /* pixels that backward by weights takes at a time, whose channels stay in the cache */
+    SLAB_CHANNELS = 256,         /* up to so many; half the pixels with more */
     PANEL_MAJOR_BYTES = 1 << 19, /* packed weights up to here stay in the cache beside a block of pixels */
     GROUP_BYTES = 1 << 19,       /* images are grouped where the rows of input under a tile fit; see conv_direct */
-    MAX_PART_BYTES = 1 << 26,    /* partial sums of backward by weights */
+    SLABS_AT_LEAST = 4, /* in a chunk of backward by weights, whose partial sums are read and written for each */
+    GROUPED_PART_BYTES =
+        1 << 19, /* up to here a work-group of backward by weights takes all taps: they stay in the cache */
+    MAX_PART_BYTES = 1 << 24, /* partial sums of backward by weights */
 };
 
 /* Both passes' tables begin alike. */
@@ -58,8 +63,8 @@ const od_tuning_table od_conv_cpu_weight_table = {
     .shape = OD_CONV_PLAN_CLASSES,
     .parameters = {{"vecs", OD_TUNING_VALUES(1, 2, 3, 4), BY_WIDTH},
                    {"rows", OD_TUNING_VALUES(4, 6, 8, 10, 12, 13, 14), "the one of two, by width, that wastes less"},
-                   {"blocks", OD_TUNING_VALUES(4, 8, 16, 32, 64, 128), "32 work-groups a core"},
-                   {"slab", OD_TUNING_VALUES(64, 128, 256, 512), "256 pixels"}},
+                   {"blocks", OD_TUNING_VALUES(4, 8, 16, 32, 64, 128), "8 work-groups a core"},
+                   {"slab", OD_TUNING_VALUES(64, 128, 256, 512), "256 pixels, 128 with more than 256 channels"}},
     .count = 4,
 };
 
@@ -85,10 +90,10 @@ static int64_t tile_rounds(const od_conv_shape *s) {
     return (int64_t)s->kernel_h * s->kernel_w * (channels + 1) + MOST_ROWS * (1 + MOST_COLS);
 }
 
-/* Of conv_direct_weight with one tap, a pixel: the list, then each tile of channels reads it. */
+/* Of conv_direct_weight with one panel, a pixel: the list, both gatherings, then each tile of channels reads it. */
 static int64_t pixel_rounds(const od_conv_shape *s) {
     const int run = s->c_in <= NARROW_CHANNELS ? s->c_in * s->kernel_w : s->c_in;
-    return 2 + run / 4;
+    return 3 + 2 * (1 + run / 4);
 }
 
 /* Of conv_weight_sum, a chunk. */
@@ -173,9 +178,9 @@ static bool choose(cpu_conv *c, const char *class) {
     v[TUNED_VECS] = t->vecs;
     c->cols = t->vw * t->vecs;
     c->panels = od_div_up(g->c_out, c->cols);
-    v[TUNED_BLOCKS] = BLOCKS_PER_CORE;
+    v[TUNED_BLOCKS] = weight ? WEIGHT_BLOCKS_PER_CORE : BLOCKS_PER_CORE;
     if (weight)
-        v[TUNED_SLAB] = t->slab;
+        v[TUNED_SLAB] = g->run <= SLAB_CHANNELS ? SLAB : SLAB / 2;
     else {
         const int64_t under = (int64_t)t->rows * c->shape.kernel_h * g->w_in * g->pitch * (int64_t)sizeof(float);
         v[TUNED_PANEL_FIRST] = packed_floats(c) * sizeof(float) <= PANEL_MAJOR_BYTES;
@@ -295,38 +300,44 @@ static od_status cpu_run(void *state, const od_conv_args *args) {
     return status;
 }
 
-/* How backward by weights is cut: work-groups for (panel, group of taps, chunk of pixels). More chunks need more
- * partial sums, so large kernels are cut by their taps instead. */
+/* How backward by weights is cut: work-groups for (share of the panels, group of taps, chunk of pixels). More chunks
+ * need more partial sums, more shares gather the same input again, fewer taps read it again from memory. */
 typedef struct weight_cut {
-    int taps_in_group, groups;
+    int share, shares; /* panels of a work-group */
+    int group, groups; /* taps of a work-group */
     int chunk, chunks;
-    size_t part; /* floats of one chunk's partial sums */
+    size_t part;    /* floats of one chunk's partial sums */
+    size_t scratch; /* floats of one work-group's gathered pixels */
 } weight_cut;
 
 static weight_cut cut_weight(const cpu_conv *c, int n) {
     const od_conv_gather *g = &c->gather;
-    int want = c->tuned[TUNED_BLOCKS] * (int)od_device_get_info(c->device)->compute_units;
-    weight_cut cut = {.taps_in_group = g->taps, .groups = 1};
-    cut.part = (size_t)c->panels * g->taps * od_div_up(g->run, c->rows) * c->rows * c->cols;
-    if (c->panels * 4 >= want && g->taps > 1) {
-        cut.taps_in_group = od_div_up(g->taps, 3);
-        cut.groups = od_div_up(g->taps, cut.taps_in_group);
-    }
-    int64_t pixels = (int64_t)n * g->grid_h * g->grid_w;
-    int64_t chunks = od_div_up(want, c->panels * cut.groups);
-    int64_t most = MAX_PART_BYTES / (int64_t)(cut.part * sizeof(float));
-    int64_t useful = (pixels + c->tuned[TUNED_SLAB] - 1) / c->tuned[TUNED_SLAB];
+    const int want = c->tuned[TUNED_BLOCKS] * (int)od_device_get_info(c->device)->compute_units;
+    const int slab = c->tuned[TUNED_SLAB], row_tiles = od_div_up(g->run, c->rows);
+    weight_cut cut = {.part = (size_t)c->panels * g->taps * row_tiles * c->rows * c->cols,
+                      .scratch = (size_t)row_tiles * (slab * c->rows + c->vw) + (size_t)slab * c->cols};
+    const int64_t pixels = (int64_t)n * g->grid_h * g->grid_w;
+    cut.group = cut.part * sizeof(float) <= GROUPED_PART_BYTES ? g->taps : 1;
+    int64_t chunks = want;
+    const int64_t most = MAX_PART_BYTES / (int64_t)(cut.part * sizeof(float));
+    chunks = cut.group == g->taps ? chunks : od_div_up(want, g->taps);
+    const int64_t useful = pixels / (SLABS_AT_LEAST * slab);
     chunks = chunks < most ? chunks : most;
     chunks = chunks < useful ? chunks : useful;
+    chunks = chunks < 1 ? 1 : chunks;
+    int shares = od_div_up(want, (int)chunks);
     const int64_t limit = (int64_t)od_device_loop_limit(c->device);
     if (limit) { /* more of everything; the caller has seen to it that the partial sums can be added up */
-        cut.taps_in_group = 1;
-        cut.groups = g->taps;
+        cut.group = 1;
+        shares = c->panels;
         const int64_t least = pixels * pixel_rounds(&c->shape) / limit + 1;
         chunks = chunks < least ? least : chunks;
     }
-    chunks = chunks < 1 ? 1 : chunks;
-    int64_t chunk = (pixels + chunks - 1) / chunks;
+    cut.groups = od_div_up(g->taps, cut.group);
+    shares = od_div_up(shares, cut.groups);
+    cut.share = od_div_up(c->panels, shares < c->panels ? shares : c->panels);
+    cut.shares = od_div_up(c->panels, cut.share);
+    const int64_t chunk = (pixels + chunks - 1) / chunks;
     cut.chunk = (int)chunk;
     cut.chunks = (int)((pixels + chunk - 1) / chunk);
     return cut;
@@ -343,9 +354,12 @@ static od_status weight_run(cpu_conv *c, const od_conv_args *args) {
     const od_conv_gather *g = &c->gather;
     const od_conv_shape *s = &c->shape;
     weight_cut cut = cut_weight(c, args->n);
-    od_span x = args->in, dy = args->grad, x_copy = OD_NO_SPAN, dy_copy = OD_NO_SPAN, part = OD_NO_SPAN;
+    od_span x = args->in, dy = args->grad, x_copy = OD_NO_SPAN, dy_copy = OD_NO_SPAN, part = OD_NO_SPAN,
+            scratch = OD_NO_SPAN;
     int dy_pitch = readable_columns(c, s->c_out);
     od_status status = od_span_borrow(c->device, cut.part * cut.chunks, &part);
+    if (!status)
+        status = od_span_borrow(c->device, cut.scratch * cut.shares * cut.groups * cut.chunks, &scratch);
     if (!status && g->narrow) {
         status = padded_copy(c, &x_copy, x, args->n, s->h, s->w, s->c_in, s->c_in, g->pad, c->rows);
         x = x_copy;
@@ -355,17 +369,19 @@ static od_status weight_run(cpu_conv *c, const od_conv_args *args) {
         dy = dy_copy;
     }
     const double weights = od_conv_weights(s);
-    const od_range range = od_conv_work(OD_RANGE3(c->panels, cut.groups, cut.chunks, 1, 1, 1), s, args->n,
+    const od_range range = od_conv_work(OD_RANGE3(cut.shares, cut.groups, cut.chunks, 1, 1, 1), s, args->n,
                                         od_conv_flop(s, args->n), weights * cut.chunks);
     if (!status)
-        status = OD_LAUNCH(c->main, range, OD_BUF(part.buffer), OD_SPAN(x), OD_SPAN(dy), OD_BUF(g->table),
-                           OD_I32(args->n), OD_I32(g->h_in), OD_I32(g->w_in), OD_I32(g->pitch), OD_I32(g->run),
-                           OD_I32(dy_pitch), OD_I32(g->step_in), OD_I32(cut.taps_in_group), OD_I32(cut.chunk));
+        status = OD_LAUNCH(c->main, range, OD_BUF(part.buffer), OD_BUF(scratch.buffer), OD_SPAN(x), OD_SPAN(dy),
+                           OD_BUF(g->table), OD_I32(args->n), OD_I32(g->h_in), OD_I32(g->w_in), OD_I32(g->pitch),
+                           OD_I32(g->run), OD_I32(dy_pitch), OD_I32(g->step_in), OD_I32(c->panels), OD_I32(cut.share),
+                           OD_I32(cut.group), OD_I32(cut.chunk));
     if (!status)
         status = OD_LAUNCH(c->sum, od_conv_sum_work(OD_RANGE2(c->panels, g->taps, 1, 1), weights, cut.chunks),
                            OD_SPAN(args->out), OD_BUF(part.buffer), OD_I32(g->run), OD_I32(s->c_out),
                            OD_I32(cut.chunks), OD_I32(args->accumulate));
     od_buffer_release(part.buffer);
+    od_buffer_release(scratch.buffer);
     od_buffer_release(x_copy.buffer);
     od_buffer_release(dy_copy.buffer);
     return status;
