@@ -2,34 +2,44 @@
  *
  * One work-item is one work-group: it owns a share of the panels of COLS output channels, a group of taps and a chunk
  * of the pixels. It walks the chunk in slabs that stay in the cache; for each tap it lists the pixels whose tap lies
- * inside the image, gathers their input channels into register tiles' columns, once for all its panels, and for each
- * panel their gradients, and multiplies from there: where pixels lie a power of two apart, few of them stay in the
- * first cache at a time. Tiles are kept in `part` [chunk][panel][tap][tile][ROWS][COLS] between slabs, and
- * conv_weight_sum adds the chunks in order.
+ * inside the image and runs register tiles of ROWS input channels x VECS vectors over the list, panel by panel. Tiles
+ * are kept in `part` [chunk][panel][tap][tile][ROWS][COLS] between slabs, and conv_weight_sum adds the chunks in order.
  *
- * VW: floats in a vector, VECS: vectors in a row of the tile, ROWS: rows of the tile, SLAB: pixels in a slab. */
+ * VW: floats in a vector, VECS: vectors in a row of the tile, ROWS: rows of the tile, SLAB: pixels in a slab, GATHER: 1
+ * to copy the listed pixels into the order in which the tiles read them. Of pixels that lie a power of two apart, few
+ * stay in the first cache at a time; where all panels use them, the copies cost less than that. */
 #include "conv_cpu.clh"
 
-/* The tile += x^T dy over `count` pixels of x (., ROWS) and dy (., COLS). */
+/* Offsets of a pixel's input channels and gradients. */
+#if GATHER
+#define X_AT(k)  ((k) * ROWS)
+#define DY_AT(k) ((k) * COLS)
+#else
+#define X_AT(k)  list[k].x
+#define DY_AT(k) list[k].y
+#endif
+
+/* The tile += x^T dy over the listed pixels. */
 static inline __attribute__((always_inline)) void weight_tile(const int vecs, __global float *part, int first,
                                                               __global const float *x, __global const float *dy,
-                                                              int count) {
+                                                              const uint2 *list, int count) {
     vec acc[ROWS][VECS], g[VECS];
 #define FETCH(r, v)                                                                                                    \
     if (v < vecs)                                                                                                      \
         acc[r][v] = first ? (vec)(0.0f) : VLOAD(v, part + r * COLS);
 #define FETCH_ROW(r) EACH_VEC(FETCH, r)
     EACH_ROW(FETCH_ROW)
-    for (int k = 0; k < count; k++, x += ROWS, dy += COLS) {
+    for (int k = 0; k < count; k++) {
+        __global const float *a = x + X_AT(k), *b = dy + DY_AT(k);
 #define LOAD(r, v)                                                                                                     \
     if (v < vecs)                                                                                                      \
-        g[v] = VLOAD(v, dy);
+        g[v] = VLOAD(v, b);
 #define FMA(r, v)                                                                                                      \
     if (v < vecs)                                                                                                      \
         acc[r][v] = fma(s, g[v], acc[r][v]);
 #define FMA_ROW(r)                                                                                                     \
     {                                                                                                                  \
-        const vec s = (vec)(x[r]);                                                                                     \
+        const vec s = (vec)(a[r]);                                                                                     \
         EACH_VEC(FMA, r)                                                                                               \
     }
         EACH_VEC(LOAD, 0)
@@ -42,23 +52,60 @@ static inline __attribute__((always_inline)) void weight_tile(const int vecs, __
     EACH_ROW(KEEP_ROW)
 }
 
+#if GATHER
 /* Channels that a row of a tile is gathered with: whole vectors, of which the next pixel's overwrite what is over. */
 #define GATHERED ((ROWS + VW - 1) / VW * VW)
 /* Floats of a tile's rows in a slab, as in conv_cpu.c. */
 #define TILE_SLAB (SLAB * ROWS + VW)
 
-/* The same for each tile of a panel, whose gradients are gathered to `columns` (count, COLS) before. */
-static inline __attribute__((always_inline)) void weight_panel(const int vecs, __global float *part, int first,
-                                                               __global const float *x, int tiles, __global float *columns,
-                                                               __global const float *dy, const uint2 *list, int count) {
+/* to [tile][count][ROWS]: the listed pixels' channels. */
+static inline void gather_rows(__global float *to, __global const float *x, const uint2 *list, int count, int run) {
+    const int last = max(run - ROWS, 0);
     for (int k = 0; k < count; k++) {
-#define GATHER(r, v)                                                                                                   \
-    if (v < vecs)                                                                                                      \
-        PUT(VLOAD(v, dy + list[k].y), columns + k * COLS + v * VW);
-        EACH_VEC(GATHER, 0)
+        __global const float *from = x + list[k].x;
+        __global float *row = to + k * ROWS;
+        int i = 0;
+        for (; i + GATHERED <= run && i < last; i += ROWS, row += TILE_SLAB)
+#pragma unroll
+            for (int v = 0; v < GATHERED; v += VW)
+                PUT(VLOAD(0, from + i + v), row + v);
+        for (; i < run; i += ROWS, row += TILE_SLAB) {
+#define GATHER_ROW(r) row[r] = from[min(i, last) + r];
+            EACH_ROW(GATHER_ROW)
+        }
     }
-    for (int tile = 0; tile < tiles; tile++, part += ROWS * COLS, x += TILE_SLAB)
-        weight_tile(vecs, part, first, x, columns, count);
+}
+
+/* to [count][COLS]: `vecs` vectors of the listed pixels' gradients. */
+static inline void gather_columns(const int vecs, __global float *to, __global const float *dy, const uint2 *list,
+                                  int count) {
+    for (int k = 0; k < count; k++) {
+#define GATHER_VEC(r, v)                                                                                               \
+    if (v < vecs)                                                                                                      \
+        PUT(VLOAD(v, dy + list[k].y), to + k * COLS + v * VW);
+        EACH_VEC(GATHER_VEC, 0)
+    }
+}
+#endif
+
+/* Each tile of a panel. The last one begins earlier rather than read past the channels; conv_weight_sum knows. x: the
+ * gathered rows, and `columns` memory for gradients, or the image. */
+static inline __attribute__((always_inline)) void weight_panel(const int vecs, __global float *part, int first,
+                                                               __global const float *x, __global float *columns,
+                                                               __global const float *dy, const uint2 *list, int count,
+                                                               int run) {
+#if GATHER
+    gather_columns(vecs, columns, dy, list, count);
+    dy = columns;
+#endif
+    for (int i = 0; i < run; i += ROWS, part += ROWS * COLS) {
+#if GATHER
+        weight_tile(vecs, part, first, x, dy, list, count);
+        x += TILE_SLAB;
+#else
+        weight_tile(vecs, part, first, x + max(min(i, run - ROWS), 0), dy, list, count);
+#endif
+    }
 }
 
 /* The pixels of a slab whose tap (dh, dw) lies inside the image: offsets of their x, from the slab's first image on,
@@ -82,29 +129,10 @@ static inline int list_pixels(uint2 *list, place at, int size, int rows_p, int r
     return count;
 }
 
-/* to [tile][count][ROWS]: the listed pixels' channels. The last tile begins earlier rather than read past them;
- * conv_weight_sum knows. */
-static inline void gather_rows(__global float *to, __global const float *x, const uint2 *list, int count, int run) {
-    const int last = max(run - ROWS, 0);
-    for (int k = 0; k < count; k++) {
-        __global const float *from = x + list[k].x;
-        __global float *row = to + k * ROWS;
-        int i = 0;
-        for (; i + GATHERED <= run && i < last; i += ROWS, row += TILE_SLAB)
-#pragma unroll
-            for (int v = 0; v < GATHERED; v += VW)
-                PUT(VLOAD(0, from + i + v), row + v);
-        for (; i < run; i += ROWS, row += TILE_SLAB) {
-#define GATHER_ROW(r) row[r] = from[min(i, last) + r];
-            EACH_ROW(GATHER_ROW)
-        }
-    }
-}
-
 /* x (n, h_in, w_in, .) with pixels `pitch` floats apart, of which `run` belong to a tap; dy (n, p, q, dy_pitch),
  * dy_pitch whole panels, or whole panels and one vector. ROWS floats from a tap's first channel are readable even where
  * run is smaller. Dimension 0 of the range counts shares of `share` panels, 1 groups of `group` taps, 2 chunks of
- * `chunk` pixels; a work-group has tiles * TILE_SLAB + SLAB * COLS floats of scratch. */
+ * `chunk` pixels; a work-group that gathers has tiles * TILE_SLAB + SLAB * COLS floats of scratch. */
 __attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
 conv_direct_weight(__global float *part, __global float *scratch, __global const float *x, ulong x_offset,
                    __global const float *dy, ulong dy_offset, __global const int *table, int n, int h_in, int w_in,
@@ -116,10 +144,12 @@ conv_direct_weight(__global float *part, __global float *scratch, __global const
     const int tiles = (run + ROWS - 1) / ROWS, tap_part = tiles * ROWS * COLS;
     const ulong map = (ulong)rows_p * rows_q;
     const ulong begin = (ulong)get_global_id(2) * chunk, end = min(begin + chunk, n * map);
-    const ulong item = (get_global_id(2) * get_global_size(1) + get_global_id(1)) * get_global_size(0) + get_global_id(0);
     part += get_global_id(2) * panels * taps_total * tap_part;
-    scratch += item * ((ulong)tiles * TILE_SLAB + SLAB * COLS);
-    __global float *columns = scratch + (ulong)tiles * TILE_SLAB;
+#if GATHER
+    const ulong item = (get_global_id(2) * get_global_size(1) + get_global_id(1)) * get_global_size(0) + get_global_id(0);
+    __global float *rows = scratch + item * ((ulong)tiles * TILE_SLAB + SLAB * COLS);
+    scratch = rows + (ulong)tiles * TILE_SLAB;
+#endif
     x += x_offset;
     dy += dy_offset;
 
@@ -130,14 +160,19 @@ conv_direct_weight(__global float *part, __global float *scratch, __global const
         for (int t = tap_begin; t < tap_end; t++) {
             const int count = list_pixels(list, at, (int)min((ulong)SLAB, end - slab), rows_p, rows_q,
                                           taps[t * TAP_INTS], taps[t * TAP_INTS + 1], h_in, w_in, pitch, dy_pitch, step_in);
-            gather_rows(scratch, xs, list, count, run);
+#if GATHER
+            gather_rows(rows, xs, list, count, run);
+            __global const float *from = rows;
+#else
+            __global const float *from = xs;
+#endif
             for (int panel = panel_begin; panel < panel_end; panel++) {
                 __global float *to = part + ((ulong)panel * taps_total + t) * tap_part;
-                __global const float *from = dys + panel * COLS;
-                if (dy_pitch - panel * COLS <= VW)
-                    weight_panel(1, to, slab == begin, scratch, tiles, columns, from, list, count);
+                const int column = panel * COLS;
+                if (dy_pitch - column <= VW)
+                    weight_panel(1, to, slab == begin, from, scratch, dys + column, list, count, run);
                 else
-                    weight_panel(VECS, to, slab == begin, scratch, tiles, columns, from, list, count);
+                    weight_panel(VECS, to, slab == begin, from, scratch, dys + column, list, count, run);
             }
         }
     }

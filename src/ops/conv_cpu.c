@@ -38,6 +38,7 @@ enum {
     SLAB_CHANNELS = 256,         /* up to so many; half the pixels with more */
     PANEL_MAJOR_BYTES = 1 << 19, /* packed weights up to here stay in the cache beside a block of pixels */
     GROUP_BYTES = 1 << 19,       /* images are grouped where the rows of input under a tile fit; see conv_direct */
+    GATHER_CHANNELS = 256,       /* of output: from here on backward by weights gathers its pixels */
     SLABS_AT_LEAST = 4, /* in a chunk of backward by weights, whose partial sums are read and written for each */
     GROUPED_PART_BYTES =
         1 << 19, /* up to here a work-group of backward by weights takes all taps: they stay in the cache */
@@ -45,7 +46,15 @@ enum {
 };
 
 /* Both passes' tables begin alike. */
-enum { TUNED_VECS, TUNED_ROWS, TUNED_BLOCKS, TUNED_PANEL_FIRST, TUNED_GROUPED, TUNED_SLAB = TUNED_PANEL_FIRST };
+enum {
+    TUNED_VECS,
+    TUNED_ROWS,
+    TUNED_BLOCKS,
+    TUNED_PANEL_FIRST,
+    TUNED_GROUPED,
+    TUNED_SLAB = TUNED_PANEL_FIRST,
+    TUNED_GATHER
+};
 
 #define BY_WIDTH "by the native vector width; as many as registers hold"
 const od_tuning_table od_conv_cpu_table = {
@@ -64,8 +73,9 @@ const od_tuning_table od_conv_cpu_weight_table = {
     .parameters = {{"vecs", OD_TUNING_VALUES(1, 2, 3, 4), BY_WIDTH},
                    {"rows", OD_TUNING_VALUES(4, 6, 8, 10, 12, 13, 14), "the one of two, by width, that wastes less"},
                    {"blocks", OD_TUNING_VALUES(4, 8, 16, 32, 64, 128), "8 work-groups a core"},
-                   {"slab", OD_TUNING_VALUES(64, 128, 256, 512), "256 pixels, 128 with more than 256 channels"}},
-    .count = 4,
+                   {"slab", OD_TUNING_VALUES(64, 128, 256, 512), "256 pixels, 128 with more than 256 channels"},
+                   {"gather", OD_TUNING_VALUES(0, 1), "1 with 256 output channels or more"}},
+    .count = 5,
 };
 
 typedef struct cpu_conv {
@@ -148,8 +158,8 @@ static od_status get_kernels(cpu_conv *c) {
         status = od_kernel_get(c->device, "conv_cpu", options, "conv_direct", &c->main);
     if (status || !weight)
         return status;
-    snprintf(options, sizeof options, "-DVW=%d -DVECS=%d -DROWS=%d -DSLAB=%d -cl-fast-relaxed-math", c->vw, vecs,
-             c->rows, c->tuned[TUNED_SLAB]);
+    snprintf(options, sizeof options, "-DVW=%d -DVECS=%d -DROWS=%d -DSLAB=%d -DGATHER=%d -cl-fast-relaxed-math", c->vw,
+             vecs, c->rows, c->tuned[TUNED_SLAB], c->tuned[TUNED_GATHER]);
     status = od_kernel_get(c->device, "conv_cpu_weight", options, "conv_direct_weight", &c->main);
     if (!status)
         status = od_kernel_get(c->device, "conv_cpu_weight", options, "conv_weight_sum", &c->sum);
@@ -179,9 +189,10 @@ static bool choose(cpu_conv *c, const char *class) {
     c->cols = t->vw * t->vecs;
     c->panels = od_div_up(g->c_out, c->cols);
     v[TUNED_BLOCKS] = weight ? WEIGHT_BLOCKS_PER_CORE : BLOCKS_PER_CORE;
-    if (weight)
+    if (weight) {
         v[TUNED_SLAB] = g->run <= SLAB_CHANNELS ? SLAB : SLAB / 2;
-    else {
+        v[TUNED_GATHER] = g->c_out >= GATHER_CHANNELS;
+    } else {
         const int64_t under = (int64_t)t->rows * c->shape.kernel_h * g->w_in * g->pitch * (int64_t)sizeof(float);
         v[TUNED_PANEL_FIRST] = packed_floats(c) * sizeof(float) <= PANEL_MAJOR_BYTES;
         v[TUNED_GROUPED] = under <= GROUP_BYTES;
@@ -358,7 +369,7 @@ static od_status weight_run(cpu_conv *c, const od_conv_args *args) {
             scratch = OD_NO_SPAN;
     int dy_pitch = readable_columns(c, s->c_out);
     od_status status = od_span_borrow(c->device, cut.part * cut.chunks, &part);
-    if (!status)
+    if (!status && c->tuned[TUNED_GATHER])
         status = od_span_borrow(c->device, cut.scratch * cut.shares * cut.groups * cut.chunks, &scratch);
     if (!status && g->narrow) {
         status = padded_copy(c, &x_copy, x, args->n, s->h, s->w, s->c_in, s->c_in, g->pad, c->rows);
@@ -372,7 +383,8 @@ static od_status weight_run(cpu_conv *c, const od_conv_args *args) {
     const od_range range = od_conv_work(OD_RANGE3(cut.shares, cut.groups, cut.chunks, 1, 1, 1), s, args->n,
                                         od_conv_flop(s, args->n), weights * cut.chunks);
     if (!status)
-        status = OD_LAUNCH(c->main, range, OD_BUF(part.buffer), OD_BUF(scratch.buffer), OD_SPAN(x), OD_SPAN(dy),
+        status = OD_LAUNCH(c->main, range, OD_BUF(part.buffer),
+                           OD_BUF(c->tuned[TUNED_GATHER] ? scratch.buffer : part.buffer), OD_SPAN(x), OD_SPAN(dy),
                            OD_BUF(g->table), OD_I32(args->n), OD_I32(g->h_in), OD_I32(g->w_in), OD_I32(g->pitch),
                            OD_I32(g->run), OD_I32(dy_pitch), OD_I32(g->step_in), OD_I32(c->panels), OD_I32(cut.share),
                            OD_I32(cut.group), OD_I32(cut.chunk));
