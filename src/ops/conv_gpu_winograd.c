@@ -63,9 +63,8 @@ typedef struct winograd {
     od_device *device;
     od_conv_shape shape;
     unsigned pass;
-    int h_in, w_in, c_in, h_out, w_out, c_out, pad; /* of this pass; backward by weights: as forward */
-    int c_in4, c_out4;                              /* padded to quads */
-    int rows, columns;                              /* tiles of an image */
+    od_winograd_maps maps;
+    int c_in4, c_out4; /* padded to quads */
 } winograd;
 
 static int quads(int channels) {
@@ -120,26 +119,13 @@ bool od_conv_gpu_winograd_backward_weight(const od_device *device, const void *s
 }
 
 static od_status winograd_create(od_device *device, const od_conv_shape *s, unsigned pass, void **state) {
-    const bool back = pass == OD_CONV_BACKWARD_DATA;
-    const int h = od_conv_out_h(s), w = od_conv_out_w(s);
     winograd *c = calloc(1, sizeof *c);
     *state = c;
     if (!c)
         return od_fail(OD_ERR_MEMORY, "convolution: no memory for a plan");
-    *c = (winograd){.device = device,
-                    .shape = *s,
-                    .pass = pass,
-                    .h_in = back ? h : s->h,
-                    .w_in = back ? w : s->w,
-                    .c_in = back ? s->c_out : s->c_in,
-                    .h_out = back ? s->h : h,
-                    .w_out = back ? s->w : w,
-                    .c_out = back ? s->c_in : s->c_out,
-                    .pad = back ? 2 - s->pad : s->pad};
-    c->c_in4 = quads(c->c_in);
-    c->c_out4 = quads(c->c_out);
-    c->rows = od_div_up(c->h_out, 4);
-    c->columns = od_div_up(c->w_out, 4);
+    *c = (winograd){.device = device, .shape = *s, .pass = pass, .maps = od_winograd_maps_of(s, pass)};
+    c->c_in4 = quads(c->maps.c_in);
+    c->c_out4 = quads(c->maps.c_out);
     return OD_OK;
 }
 
@@ -164,8 +150,8 @@ static winograd_cut cut_run(const winograd *c, const od_conv_args *args) {
     char class[64];
     od_conv_class(class, c->pass, &c->shape, args->n);
     (void)od_tuning_lookup(c->device, &od_conv_gpu_transforms_table, class, v);
-    winograd_cut cut = {.items = v[TUNED_ITEMS], .block = v[TUNED_ITEMS] / lanes(c->c_out) * v[TUNED_ROUNDS]};
-    cut.per_group = (uint64_t)(args->n / args->groups) * c->rows * c->columns;
+    winograd_cut cut = {.items = v[TUNED_ITEMS], .block = v[TUNED_ITEMS] / lanes(c->maps.c_out) * v[TUNED_ROUNDS]};
+    cut.per_group = (uint64_t)(args->n / args->groups) * c->maps.rows * c->maps.columns;
     cut.parts = (cut.per_group + cut.block - 1) / cut.block;
     cut.blocks = cut.parts * args->groups;
     const uint64_t bytes = (uint64_t)v[TUNED_SLAB] << 20, most = bytes < budget ? bytes : budget;
@@ -190,7 +176,7 @@ static uint64_t tile_of(const winograd_cut *cut, uint64_t block) {
 
 static winograd_slab slab_at(const winograd *c, const winograd_cut *cut, uint64_t first) {
     const uint64_t end = first + cut->slab < cut->blocks ? first + cut->slab : cut->blocks;
-    const uint64_t tile = tile_of(cut, first), of_image = (uint64_t)c->rows * c->columns;
+    const uint64_t tile = tile_of(cut, first), of_image = (uint64_t)c->maps.rows * c->maps.columns;
     return (winograd_slab){first, (int)(end - first), (int)(tile_of(cut, end) - tile), tile / of_image,
                            (int)(tile % of_image)};
 }
@@ -211,15 +197,17 @@ static od_range transform_range(const winograd_cut *cut, const winograd_slab *sl
 
 /* Of transforms and products of all slabs together. */
 static od_range products_work(od_range range, const winograd *c, double tiles, double weights, double out) {
-    return od_range_work(range, 2.0 * POINTS * tiles * c->c_in * c->c_out, sizeof(float) * POINTS * (weights + out));
+    return od_range_work(range, 2.0 * POINTS * tiles * c->maps.c_in * c->maps.c_out,
+                         sizeof(float) * POINTS * (weights + out));
 }
 
 static od_status put_patches(const winograd *c, const winograd_cut *cut, const winograd_slab *slab, od_kernel *kernel,
                              od_span v, const od_conv_args *args) {
     return OD_LAUNCH(kernel, transform_range(cut, slab, c->c_in4, 16), OD_BUF(v.buffer), OD_SPAN(args->in),
                      OD_SPAN(args->affine), OD_U64(args->stride), OD_I32(args->n / args->groups), OD_U64(slab->image),
-                     OD_I32(slab->rest), OD_I32(slab->tiles), OD_I32(c->rows), OD_I32(c->columns), OD_I32(c->h_in),
-                     OD_I32(c->w_in), OD_I32(c->c_in), OD_I32(c->c_in4), OD_I32(c->pad));
+                     OD_I32(slab->rest), OD_I32(slab->tiles), OD_I32(c->maps.rows), OD_I32(c->maps.columns),
+                     OD_I32(c->maps.h_in), OD_I32(c->maps.w_in), OD_I32(c->maps.c_in), OD_I32(c->c_in4),
+                     OD_I32(c->maps.pad));
 }
 
 /* ---- forward, backward by data ----------------------------------------------------------------------------------- */
@@ -235,12 +223,12 @@ static od_status winograd_pack(void *state, od_span packed, od_span w) {
     const winograd *c = state;
     const winograd_cut any = {.items = ITEMS};
     od_kernel *kernel;
-    od_status status = transform_kernel(c, &any, "conv_gpu_winograd_filters", c->c_out, &kernel);
-    const double bytes = sizeof(float) * (9.0 * c->c_in * c->c_out + (double)winograd_packed_size(c, 0));
+    od_status status = transform_kernel(c, &any, "conv_gpu_winograd_filters", c->maps.c_out, &kernel);
+    const double bytes = sizeof(float) * (9.0 * c->maps.c_in * c->maps.c_out + (double)winograd_packed_size(c, 0));
     return status ? status
                   : OD_LAUNCH(kernel, od_range_work(OD_RANGE2(c->c_out4, c->c_in4, 16, 16), 0, bytes),
-                              OD_BUF(packed.buffer), OD_SPAN(w), OD_I32(c->c_in), OD_I32(c->c_out), OD_I32(c->c_in4),
-                              OD_I32(c->c_out4), OD_I32(c->pass == OD_CONV_BACKWARD_DATA));
+                              OD_BUF(packed.buffer), OD_SPAN(w), OD_I32(c->maps.c_in), OD_I32(c->maps.c_out),
+                              OD_I32(c->c_in4), OD_I32(c->c_out4), OD_I32(c->pass == OD_CONV_BACKWARD_DATA));
 }
 
 /* What a run of slabs holds. */
@@ -256,15 +244,16 @@ static od_status open_run(const winograd *c, const winograd_cut *cut, const od_c
     char class[64];
     od_conv_class(class, c->pass, &c->shape, args->n);
     *run = (winograd_run){0};
-    od_status status = transform_kernel(c, cut, "conv_gpu_winograd_patches", c->c_in, &run->first);
+    od_status status = transform_kernel(c, cut, "conv_gpu_winograd_patches", c->maps.c_in, &run->first);
     if (!status)
         status = transform_kernel(c, cut, weight ? "conv_gpu_winograd_gradients" : "conv_gpu_winograd_restore",
-                                  c->c_out, &run->second);
+                                  c->maps.c_out, &run->second);
     if (!status)
-        status = od_gpu_tile_kernel(
-            c->device, "conv_gpu_products", "conv_gpu_products",
-            weight ? "-DQUADS=2 -DTRANSPOSED=1" : "-DQUADS=2 -DTRANSPOSED=0", weight ? c->c_in : most, c->c_out, POINTS,
-            weight ? &od_conv_gpu_winograd_weight_table : &od_conv_gpu_winograd_table, class, &run->products);
+        status = od_gpu_tile_kernel(c->device, "conv_gpu_products", "conv_gpu_products",
+                                    weight ? "-DQUADS=2 -DTRANSPOSED=1" : "-DQUADS=2 -DTRANSPOSED=0",
+                                    weight ? c->maps.c_in : most, c->maps.c_out, POINTS,
+                                    weight ? &od_conv_gpu_winograd_weight_table : &od_conv_gpu_winograd_table, class,
+                                    &run->products);
     if (!status)
         status = od_span_borrow(c->device, (size_t)POINTS * most * c->c_in4, &run->v);
     if (!status)
@@ -279,7 +268,7 @@ static void close_run(winograd_run *run) {
 
 static od_status run_slab(const winograd *c, const winograd_cut *cut, const winograd_slab *slab,
                           const winograd_run *run, const od_conv_args *args, od_buffer *partial) {
-    const size_t lx = (size_t)lanes(c->c_out), ly = (size_t)cut->items / lx;
+    const size_t lx = (size_t)lanes(c->maps.c_out), ly = (size_t)cut->items / lx;
     const double tiles = slab->tiles, per_pixel = 1 + (args->accumulate ? 1 : 0) + (args->grads ? 1 : 0);
     const od_conv_grads grads = args->grads ? *args->grads : (od_conv_grads){0};
     const od_range products =
@@ -290,15 +279,15 @@ static od_status run_slab(const winograd *c, const winograd_cut *cut, const wino
         status = OD_LAUNCH(run->products.kernel, products, OD_BUF(run->m.buffer), OD_BUF(run->v.buffer),
                            OD_BUF(args->weights.buffer), OD_I32(slab->tiles), OD_I32(c->c_out4), OD_I32(c->c_in4),
                            OD_I32(c->c_in4), OD_I32(0));
-    const od_range range = od_range_work(OD_RANGE2((size_t)c->c_out, (size_t)slab->blocks * ly, lx, ly), 0,
-                                         sizeof(float) * tiles * c->c_out * (POINTS + 16 * per_pixel));
+    const od_range range = od_range_work(OD_RANGE2((size_t)c->maps.c_out, (size_t)slab->blocks * ly, lx, ly), 0,
+                                         sizeof(float) * tiles * c->maps.c_out * (POINTS + 16 * per_pixel));
     if (!status)
-        status =
-            OD_LAUNCH(run->second, range, OD_SPAN(args->out), OD_BUF(run->m.buffer), OD_U64(slab->image),
-                      OD_I32(slab->rest), OD_I32(slab->tiles), OD_I32(c->rows), OD_I32(c->columns), OD_I32(c->h_out),
-                      OD_I32(c->w_out), OD_I32(c->c_out), OD_I32(c->c_out4), OD_I32(args->accumulate), OD_BUF(partial),
-                      OD_U64(slab->first), OD_U64(cut->parts), OD_I32(cut->block), OD_I32(args->n / args->groups),
-                      OD_SPAN(grads.u), OD_SPAN(grads.y), OD_SPAN(grads.saved));
+        status = OD_LAUNCH(run->second, range, OD_SPAN(args->out), OD_BUF(run->m.buffer), OD_U64(slab->image),
+                           OD_I32(slab->rest), OD_I32(slab->tiles), OD_I32(c->maps.rows), OD_I32(c->maps.columns),
+                           OD_I32(c->maps.h_out), OD_I32(c->maps.w_out), OD_I32(c->maps.c_out), OD_I32(c->c_out4),
+                           OD_I32(args->accumulate), OD_BUF(partial), OD_U64(slab->first), OD_U64(cut->parts),
+                           OD_I32(cut->block), OD_I32(args->n / args->groups), OD_SPAN(grads.u), OD_SPAN(grads.y),
+                           OD_SPAN(grads.saved));
     return status;
 }
 
@@ -309,13 +298,13 @@ static od_status winograd_run_all(void *state, const od_conv_args *args) {
     od_buffer *partial = NULL;
     od_status status = open_run(c, &cut, args, false, &run);
     if (!status)
-        status = od_gpu_parts_open(c->device, args, cut.parts, c->c_out, &partial);
+        status = od_gpu_parts_open(c->device, args, cut.parts, c->maps.c_out, &partial);
     for (uint64_t first = 0; first < cut.blocks && !status; first += cut.slab) {
         const winograd_slab slab = slab_at(c, &cut, first);
         status = run_slab(c, &cut, &slab, &run, args, partial);
     }
     close_run(&run);
-    return status ? status : od_gpu_parts_merge(c->device, args, c->c_out);
+    return status ? status : od_gpu_parts_merge(c->device, args, c->maps.c_out);
 }
 
 /* ---- backward by weights ----------------------------------------------------------------------------------------- */
@@ -323,7 +312,7 @@ static od_status winograd_run_all(void *state, const od_conv_args *args) {
 /* How many chunks a slab's tiles are cut into: their products are kept apart until the last slab. */
 static int count_chunks(const winograd *c, const winograd_run *run, uint64_t tiles) {
     const uint64_t units = od_device_get_info(c->device)->compute_units, limit = od_device_loop_limit(c->device);
-    const uint64_t groups = od_gpu_tile_count(&run->products.tile, c->c_in, c->c_out, POINTS);
+    const uint64_t groups = od_gpu_tile_count(&run->products.tile, c->maps.c_in, c->maps.c_out, POINTS);
     const uint64_t part_bytes = sizeof(float) * POINTS * (uint64_t)c->c_in4 * c->c_out4;
     uint64_t chunks = units * run->products.per_unit / groups + 1;
     const uint64_t most = OD_GPU_MAX_PART_BYTES / part_bytes, useful = tiles / MIN_CHUNK;
@@ -345,8 +334,8 @@ static od_status weight_slab(const winograd *c, const winograd_cut *cut, const w
     if (!status)
         status = OD_LAUNCH(run->second, transform_range(cut, slab, c->c_out4, 16), OD_BUF(run->m.buffer),
                            OD_SPAN(args->grad), OD_U64(slab->image), OD_I32(slab->rest), OD_I32(slab->tiles),
-                           OD_I32(c->rows), OD_I32(c->columns), OD_I32(c->h_out), OD_I32(c->w_out), OD_I32(c->c_out),
-                           OD_I32(c->c_out4));
+                           OD_I32(c->maps.rows), OD_I32(c->maps.columns), OD_I32(c->maps.h_out), OD_I32(c->maps.w_out),
+                           OD_I32(c->maps.c_out), OD_I32(c->c_out4));
     if (!status)
         status = OD_LAUNCH(run->products.kernel, products, OD_BUF(parts.buffer), OD_BUF(run->v.buffer),
                            OD_BUF(run->m.buffer), OD_I32(c->c_in4), OD_I32(c->c_out4), OD_I32(slab->tiles),
@@ -363,7 +352,7 @@ static od_status weight_run(void *state, const od_conv_args *args) {
     int chunks = 1;
     od_status status = open_run(c, &cut, args, true, &run);
     if (!status)
-        status = transform_kernel(c, &cut, "conv_gpu_winograd_sums", c->c_out, &sums);
+        status = transform_kernel(c, &cut, "conv_gpu_winograd_sums", c->maps.c_out, &sums);
     if (!status) {
         chunks = count_chunks(c, &run, cut.slab * cut.block);
         status = od_span_borrow(c->device, (size_t)chunks * POINTS * c->c_in4 * c->c_out4, &parts);
@@ -372,11 +361,13 @@ static od_status weight_run(void *state, const od_conv_args *args) {
         const winograd_slab slab = slab_at(c, &cut, first);
         status = weight_slab(c, &cut, &slab, &run, args, parts, chunks);
     }
-    const double bytes = sizeof(float) * (double)c->c_in * c->c_out * (POINTS * chunks + (args->accumulate ? 18 : 9));
+    const double bytes =
+        sizeof(float) * (double)c->maps.c_in * c->maps.c_out * (POINTS * chunks + (args->accumulate ? 18 : 9));
     if (!status)
-        status = OD_LAUNCH(sums, od_range_work(OD_RANGE2((size_t)c->c_out, (size_t)c->c_in, 16, 16), 0, bytes),
-                           OD_SPAN(args->out), OD_BUF(parts.buffer), OD_I32(c->c_in), OD_I32(c->c_out),
-                           OD_I32(c->c_in4), OD_I32(c->c_out4), OD_I32(chunks), OD_I32(args->accumulate));
+        status =
+            OD_LAUNCH(sums, od_range_work(OD_RANGE2((size_t)c->maps.c_out, (size_t)c->maps.c_in, 16, 16), 0, bytes),
+                      OD_SPAN(args->out), OD_BUF(parts.buffer), OD_I32(c->maps.c_in), OD_I32(c->maps.c_out),
+                      OD_I32(c->c_in4), OD_I32(c->c_out4), OD_I32(chunks), OD_I32(args->accumulate));
     od_buffer_release(parts.buffer);
     close_run(&run);
     return status;

@@ -84,13 +84,29 @@ static inline od_range od_conv_sum_work(od_range range, double count, double par
     return od_range_work(range, count * parts, sizeof(float) * count * (parts + 1));
 }
 
+static inline int od_div_up(int a, int b) {
+    return (a + b - 1) / b;
+}
+
+/* What a pass of Winograd's F(4x4, 3x3) reads and writes, seen as a forward pass: backward by data reads dy with the
+ * padding that is left of the window. Backward by weights: as forward. */
+typedef struct od_winograd_maps {
+    int h_in, w_in, c_in, h_out, w_out, c_out, pad;
+    int rows, columns; /* tiles of an image */
+} od_winograd_maps;
+static inline od_winograd_maps od_winograd_maps_of(const od_conv_shape *s, unsigned pass) {
+    const int h = od_conv_out_h(s), w = od_conv_out_w(s);
+    od_winograd_maps m = {s->h, s->w, s->c_in, h, w, s->c_out, s->pad, 0, 0};
+    if (pass == OD_CONV_BACKWARD_DATA)
+        m = (od_winograd_maps){h, w, s->c_out, s->h, s->w, s->c_in, 2 - s->pad, 0, 0};
+    m.rows = od_div_up(m.h_out, 4);
+    m.columns = od_div_up(m.w_out, 4);
+    return m;
+}
+
 /* Floats from tile to tile in Winograd's transformed patches for CPUs, as in cl/conv_winograd.clh. */
 static inline uint64_t od_conv_winograd_pitch(int c, int vw) {
     return ((uint64_t)c + 15) / 16 * 16 + (c < 256 ? 0 : (uint64_t)vw);
-}
-
-static inline int od_div_up(int a, int b) {
-    return (a + b - 1) / b;
 }
 
 #endif

@@ -65,8 +65,8 @@ typedef struct winograd_conv {
     od_conv_shape shape;
     unsigned pass;
     bool transposed;
-    int h_in, w_in, c_in, h_out, w_out, c_out, pad; /* of this pass */
-    int filter_in, filter_out;                      /* w's own */
+    od_winograd_maps maps;
+    int filter_in, filter_out; /* w's own */
     const winograd_tile *tile;
     int cols, panels;
     od_buffer *zeros; /* (c_in) */
@@ -107,27 +107,19 @@ static void winograd_destroy(void *state) {
 }
 
 static od_status winograd_create(od_device *device, const od_conv_shape *s, unsigned pass, void **state) {
-    const bool back = pass == OD_CONV_BACKWARD_DATA;
-    const int h = od_conv_out_h(s), w = od_conv_out_w(s);
     winograd_conv *c = calloc(1, sizeof *c);
     if (!c)
         return od_fail(OD_ERR_MEMORY, "convolution: no memory for a plan");
     *c = (winograd_conv){.device = device,
                          .shape = *s,
                          .pass = pass,
-                         .transposed = back,
-                         .h_in = back ? h : s->h,
-                         .w_in = back ? w : s->w,
-                         .c_in = back ? s->c_out : s->c_in,
-                         .h_out = back ? s->h : h,
-                         .w_out = back ? s->w : w,
-                         .c_out = back ? s->c_in : s->c_out,
-                         .pad = back ? 2 - s->pad : s->pad,
+                         .transposed = pass == OD_CONV_BACKWARD_DATA,
+                         .maps = od_winograd_maps_of(s, pass),
                          .filter_in = s->c_in,
                          .filter_out = s->c_out,
                          .tile = tile_of(device)};
     c->cols = c->tile->vw * c->tile->vecs;
-    c->panels = od_div_up(c->c_out, c->cols);
+    c->panels = od_div_up(c->maps.c_out, c->cols);
     char options[160];
     snprintf(options, sizeof options, "-DVW=%d -DVECS=%d -DROWS=%d -cl-fast-relaxed-math", c->tile->vw, c->tile->vecs,
              c->tile->rows);
@@ -139,7 +131,7 @@ static od_status winograd_create(od_device *device, const od_conv_shape *s, unsi
     if (!status)
         status = od_kernel_get(device, "conv_winograd", options, "conv_winograd_panels", &c->by_panels);
     if (!status)
-        status = od_conv_create_zeros(device, sizeof(float) * c->c_in, &c->zeros);
+        status = od_conv_create_zeros(device, sizeof(float) * c->maps.c_in, &c->zeros);
     if (status) {
         winograd_destroy(c);
         c = NULL;
@@ -150,18 +142,18 @@ static od_status winograd_create(od_device *device, const od_conv_shape *s, unsi
 
 /* [36][panels][c_in][cols] */
 static size_t transformed_size(const winograd_conv *c) {
-    return (size_t)POINTS * c->panels * c->c_in * c->cols;
+    return (size_t)POINTS * c->panels * c->maps.c_in * c->cols;
 }
 
 static int64_t tiles_of(const winograd_conv *c, int n) {
-    return (int64_t)n * od_div_up(c->h_out, 4) * od_div_up(c->w_out, 4);
+    return (int64_t)n * c->maps.rows * c->maps.columns;
 }
 
 /* Register tiles of tiles whose patches, products and pixels leave a quarter of a core's cache to the weights. */
 static int block_in_cache(const winograd_conv *c) {
-    const int cols = c->cols * (c->panels < GROUP ? c->panels : GROUP), pixels = 16 * (c->c_in + cols);
+    const int cols = c->cols * (c->panels < GROUP ? c->panels : GROUP), pixels = 16 * (c->maps.c_in + cols);
     const size_t tile =
-        sizeof(float) * (POINTS * (size_t)(od_conv_winograd_pitch(c->c_in, c->tile->vw) + cols) + (size_t)pixels);
+        sizeof(float) * (POINTS * (size_t)(od_conv_winograd_pitch(c->maps.c_in, c->tile->vw) + cols) + (size_t)pixels);
     const int blocks = (int)(c->tile->core_cache / 4 * 3 / (tile * (size_t)c->tile->rows));
     return blocks < 1 ? 1 : blocks < BLOCK ? blocks : BLOCK;
 }
@@ -194,8 +186,9 @@ static size_t winograd_packed_size(const void *state, int n) {
 
 static od_status winograd_pack(void *state, od_span packed, od_span w) {
     winograd_conv *c = state;
-    const od_range range = od_range_work(OD_RANGE2(c->panels, od_div_up(c->c_in, LINES), 1, 1), 0,
-                                         sizeof(float) * (9.0 * c->c_in * c->c_out + (double)transformed_size(c)));
+    const od_range range =
+        od_range_work(OD_RANGE2(c->panels, od_div_up(c->maps.c_in, LINES), 1, 1), 0,
+                      sizeof(float) * (9.0 * c->maps.c_in * c->maps.c_out + (double)transformed_size(c)));
     return OD_LAUNCH(c->pack, range, OD_BUF(packed.buffer), OD_SPAN(w), OD_I32(c->filter_in), OD_I32(c->filter_out),
                      OD_I32(c->transposed));
 }
@@ -210,9 +203,9 @@ typedef struct winograd_cut {
 } winograd_cut;
 
 static uint64_t slot_floats(const winograd_conv *c, int block, int group) {
-    const uint64_t v = (uint64_t)block * od_conv_winograd_pitch(c->c_in, c->tile->vw) + LINE;
+    const uint64_t v = (uint64_t)block * od_conv_winograd_pitch(c->maps.c_in, c->tile->vw) + LINE;
     const uint64_t m = (uint64_t)block * group * c->cols + LINE;
-    return (((uint64_t)c->c_in + 15) / 16 * 16 + POINTS * (v + m) + 15) / 16 * 16;
+    return (((uint64_t)c->maps.c_in + 15) / 16 * 16 + POINTS * (v + m) + 15) / 16 * 16;
 }
 
 static winograd_cut cut_run(const winograd_conv *c, int n) {
@@ -257,7 +250,7 @@ static od_status make_epilogue(const winograd_conv *c, const od_conv_args *args,
     od_span *partial = args->stats ? &args->stats->partial : &args->grads->partial;
     *(args->stats ? &args->stats->parts : &args->grads->parts) = parts;
     const size_t values = args->stats ? 3 : 2;
-    od_status status = od_span_create(c->device, (size_t)args->groups * parts * values * c->c_out, partial);
+    od_status status = od_span_create(c->device, (size_t)args->groups * parts * values * c->maps.c_out, partial);
     e->partial = partial->buffer;
     if (g) {
         e->u = g->u;
@@ -270,8 +263,9 @@ static od_status make_epilogue(const winograd_conv *c, const od_conv_args *args,
 
 /* A launch with a pass's work: products alone, the transforms are a small part; `weights` floats of them are read. */
 static od_range with_work(od_range range, const winograd_conv *c, int n, double weights) {
-    const double maps = (double)c->h_in * c->w_in * c->c_in + (double)c->h_out * c->w_out * c->c_out;
-    return od_range_work(range, 2.0 * POINTS * (double)tiles_of(c, n) * c->c_in * c->c_out,
+    const double maps =
+        (double)c->maps.h_in * c->maps.w_in * c->maps.c_in + (double)c->maps.h_out * c->maps.w_out * c->maps.c_out;
+    return od_range_work(range, 2.0 * POINTS * (double)tiles_of(c, n) * c->maps.c_in * c->maps.c_out,
                          sizeof(float) * (n * maps + weights));
 }
 
@@ -281,7 +275,7 @@ static od_status run_by_panels(const winograd_conv *c, const od_conv_args *args)
     const int blocks = od_div_up(count, rows), images = args->n / args->groups;
     const int slots =
         c->panels < (int)info->compute_units * SLOTS_PER_CORE ? c->panels : (int)info->compute_units * SLOTS_PER_CORE;
-    const uint64_t plane = (uint64_t)blocks * rows * od_conv_winograd_pitch(c->c_in, c->tile->vw) + LINE;
+    const uint64_t plane = (uint64_t)blocks * rows * od_conv_winograd_pitch(c->maps.c_in, c->tile->vw) + LINE;
     const uint64_t slot = (POINTS * ((uint64_t)(CHUNK + count + rows) * c->cols + 2 * vw) + 15) / 16 * 16;
     od_span v = OD_NO_SPAN, scratch = OD_NO_SPAN;
     winograd_epilogue e;
@@ -293,15 +287,15 @@ static od_status run_by_panels(const winograd_conv *c, const od_conv_args *args)
     if (!status)
         status = OD_LAUNCH(c->patches, OD_RANGE1(blocks, 1), OD_BUF(v.buffer), OD_U64(plane), OD_SPAN(args->in),
                            OD_BUF(c->zeros), OD_SPAN(args->affine), OD_U64(args->stride), OD_I32(images),
-                           OD_I32(args->n), OD_I32(c->h_in), OD_I32(c->w_in), OD_I32(c->c_in), OD_I32(c->h_out),
-                           OD_I32(c->w_out), OD_I32(c->pad));
+                           OD_I32(args->n), OD_I32(c->maps.h_in), OD_I32(c->maps.w_in), OD_I32(c->maps.c_in),
+                           OD_I32(c->maps.h_out), OD_I32(c->maps.w_out), OD_I32(c->maps.pad));
     if (!status)
         status =
-            OD_LAUNCH(c->by_panels, with_work(OD_RANGE1(slots, 1), c, args->n, 9.0 * c->c_in * c->c_out),
+            OD_LAUNCH(c->by_panels, with_work(OD_RANGE1(slots, 1), c, args->n, 9.0 * c->maps.c_in * c->maps.c_out),
                       OD_SPAN(args->out), OD_BUF(v.buffer), OD_U64(plane), OD_SPAN(args->weights), OD_I32(c->filter_in),
                       OD_I32(c->filter_out), OD_I32(c->transposed), OD_BUF(scratch.buffer), OD_U64(slot), EPILOGUE(e),
-                      OD_I32(images), OD_I32(args->n), OD_I32(c->c_in), OD_I32(c->h_out), OD_I32(c->w_out),
-                      OD_I32(c->c_out), OD_I32(CHUNK), OD_I32(args->accumulate));
+                      OD_I32(images), OD_I32(args->n), OD_I32(c->maps.c_in), OD_I32(c->maps.h_out),
+                      OD_I32(c->maps.w_out), OD_I32(c->maps.c_out), OD_I32(CHUNK), OD_I32(args->accumulate));
     od_buffer_release(v.buffer);
     od_buffer_release(scratch.buffer);
     return status;
@@ -318,12 +312,13 @@ static od_status winograd_run(void *state, const od_conv_args *args) {
     if (!status)
         status = make_epilogue(c, args, cut.slots, &e);
     if (!status)
-        status = OD_LAUNCH(
-            c->main, with_work(OD_RANGE2(cut.slots, cut.shares, 1, 1), c, args->n, (double)transformed_size(c)),
-            OD_SPAN(args->out), OD_SPAN(args->in), OD_BUF(args->weights.buffer), OD_BUF(scratch.buffer),
-            OD_U64(cut.slot), OD_SPAN(args->affine), OD_U64(args->stride), EPILOGUE(e), OD_I32(args->n / args->groups),
-            OD_I32(args->n), OD_I32(c->h_in), OD_I32(c->w_in), OD_I32(c->c_in), OD_I32(c->h_out), OD_I32(c->w_out),
-            OD_I32(c->c_out), OD_I32(c->pad), OD_I32(cut.block), OD_I32(cut.group), OD_I32(args->accumulate));
+        status = OD_LAUNCH(c->main,
+                           with_work(OD_RANGE2(cut.slots, cut.shares, 1, 1), c, args->n, (double)transformed_size(c)),
+                           OD_SPAN(args->out), OD_SPAN(args->in), OD_BUF(args->weights.buffer), OD_BUF(scratch.buffer),
+                           OD_U64(cut.slot), OD_SPAN(args->affine), OD_U64(args->stride), EPILOGUE(e),
+                           OD_I32(args->n / args->groups), OD_I32(args->n), OD_I32(c->maps.h_in), OD_I32(c->maps.w_in),
+                           OD_I32(c->maps.c_in), OD_I32(c->maps.h_out), OD_I32(c->maps.w_out), OD_I32(c->maps.c_out),
+                           OD_I32(c->maps.pad), OD_I32(cut.block), OD_I32(cut.group), OD_I32(args->accumulate));
     od_buffer_release(scratch.buffer);
     return status;
 }

@@ -87,7 +87,8 @@ typedef struct weight_cut {
 
 static weight_cut cut_run(const winograd_weight *c, int n) {
     const od_conv_shape *s = &c->shape;
-    const int64_t all = (int64_t)n * od_div_up(od_conv_out_h(s), 4) * od_div_up(od_conv_out_w(s), 4);
+    const od_winograd_maps maps = od_winograd_maps_of(s, OD_CONV_BACKWARD_WEIGHT);
+    const int64_t all = (int64_t)n * maps.rows * maps.columns;
     const uint64_t channels = (uint64_t)od_div_up(s->c_in, c->rows) * c->rows;
     const int share = c->panels < SHARE ? c->panels : SHARE;
     const bool large = sizeof(float) * POINTS * (channels * share * c->cols + LINE) > CORE_CACHE;
@@ -121,8 +122,9 @@ static od_status weight_run(void *state, const od_conv_args *args) {
     od_status status = od_span_borrow(c->device, (size_t)cut.chunks * rows * pitch, &part);
     if (!status)
         status = od_span_borrow(c->device, cut.slot * cut.chunks * cut.shares, &scratch);
-    const double blocks = (double)args->n * od_div_up(od_conv_out_h(s), 4) * od_div_up(od_conv_out_w(s), 4);
-    const double products = 2.0 * POINTS * blocks * s->c_in * s->c_out, weights = od_conv_weights(s);
+    const od_winograd_maps maps = od_winograd_maps_of(s, OD_CONV_BACKWARD_WEIGHT);
+    const double products = 2.0 * POINTS * args->n * maps.rows * maps.columns * s->c_in * s->c_out,
+                 weights = od_conv_weights(s);
     const od_range range =
         od_conv_work(OD_RANGE2(cut.chunks, cut.shares, 1, 1), s, args->n, products, weights * cut.chunks);
     if (!status)
