@@ -467,6 +467,31 @@ Test(device, cache_garbage_and_oversize, .timeout = 60) {
     expect(1, 0, 1);
 }
 
+/* What a driver's compiler prints goes to the user's terminal. */
+Test(device, compilers_are_silent) {
+    static const char *const programs[][3] = {
+        {"reduce", "-DV=16 -DTEAM=1", "sum_partials"},
+        {"conv_cpu", "-DVW=16 -DVECS=2 -DROWS=6", "conv_pack"},
+    };
+    (void)setenv("POCL_CACHE_DIR", scratch_path("pocl"), 1);
+    od_device *device = open_device((od_device_options){.no_cache = true});
+    char *said = NULL;
+    size_t bytes = 0;
+    if (is_simulator(device))
+        cr_skip_test("a simulator prints what it pleases");
+    const int terminal = dup(STDERR_FILENO);
+    cr_assert(terminal >= 0 && freopen(scratch_path("said"), "w", stderr) != NULL);
+    for (size_t i = 0; i < sizeof programs / sizeof *programs; i++) {
+        od_kernel *kernel;
+        MUST(od_kernel_get(device, programs[i][0], programs[i][1], programs[i][2], &kernel));
+    }
+    cr_assert(fflush(stderr) == 0 && dup2(terminal, STDERR_FILENO) >= 0);
+    MUST(od_file_read(scratch_path("said"), 1 << 20, &said, &bytes));
+    cr_assert_eq(bytes, 0, "%s", said);
+    free(said);
+    od_device_close(device);
+}
+
 /* Whole, and its sums right, but of another program: the key inside gives it away. */
 Test(device, cache_of_another_key) {
     char *data, other[600];

@@ -408,6 +408,7 @@ static const char *spilling(void) {
 }
 
 static const char plain[] = "__kernel void planted(__global float *x, int n) { x[get_global_id(0)] *= (float)n; }\n";
+static const char careless[] = "__kernel void planted(__global float *x) { int unused; x[get_global_id(0)] = 1; }\n";
 static const char broken[] = "__kernel void planted(__global float *x) { x[0] = nothing; }\n";
 
 Test(offline_tools, planted_spills_are_found) {
@@ -440,6 +441,11 @@ Test(offline_tools, planted_spills_are_found) {
         cr_assert_eq(od_offline_compile(&tools, t, ptxas, broken, "-cl-std=CL1.2", in_scratch("."), 100, &list),
                      OD_ERR_BUILD);
         cr_assert(strstr(od_error_message(), "nothing"), "the compiler's own words: %s", od_error_message());
+        if (t->vendor == OD_AMD) { /* warnings are errors */
+            cr_assert_eq(od_offline_compile(&tools, t, ptxas, careless, "-cl-std=CL1.2", in_scratch("."), 100, &list),
+                         OD_ERR_BUILD);
+            cr_assert(strstr(od_error_message(), "-Wunused-variable"), "%s", od_error_message());
+        }
     }
     if (!ran)
         cr_skip_test("no vendor's compiler is here (tools/setup --with-offline)");

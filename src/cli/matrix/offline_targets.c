@@ -297,6 +297,9 @@ static od_status compile_amd(const od_tools *tools, const od_target *t, command 
     od_status status = write_isa_header(t, isa);
     if (status)
         return status;
+    push(c, "-Wall"); /* for all targets: the others' compilers, or their libraries, have warnings of their own */
+    push(c, "-Wno-unused-function"); /* of headers */
+    push(c, "-Werror");
     push(c, "-target");
     push(c, "amdgcn-amd-amdhsa");
     push(c, cpu);
