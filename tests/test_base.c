@@ -195,6 +195,12 @@ Test(hash, known_answer_and_lengths) {
     cr_assert_str_neq(out, other);
 }
 
+Test(text, list_holds) {
+    cr_assert(od_list_holds("", "conv") && od_list_holds("conv", "conv") && od_list_holds("norm,conv", "conv"));
+    cr_assert(od_list_holds("conv,norm", "conv") && od_list_holds("convolve,conv", "conv"));
+    cr_assert(!od_list_holds("convolve", "conv") && !od_list_holds("preconv,x", "conv") && !od_list_holds("x", ""));
+}
+
 Test(text, nearest) {
     const char *const names[] = {"simsiam", "byol", "linear", NULL}, *const none[] = {NULL};
     cr_assert_eq(od_edit_distance("kitten", "sitting"), 3);

@@ -202,11 +202,13 @@ Test(conv, winograd) {
 }
 
 Test(conv, winograd_width_8) {
+    od_test_needs_whole();
     od_conv_cpu_width = 8;
     walk(OD_FAMILY_CPU, "winograd8", "cpu_direct", OD_WINOGRAD_ALWAYS);
 }
 
 Test(conv, winograd_width_4) {
+    od_test_needs_whole();
     od_conv_cpu_width = 4;
     walk(OD_FAMILY_CPU, "winograd4", "cpu_direct", OD_WINOGRAD_ALWAYS);
 }
@@ -227,10 +229,12 @@ Test(conv, gpu_tile_1) {
 }
 
 Test(conv, gpu_tile_2) {
+    od_test_needs_whole();
     walk_gpu_tile(2, "gpu tile 2");
 }
 
 Test(conv, gpu_tile_3) {
+    od_test_needs_whole();
     walk_gpu_tile(3, "gpu tile 3");
 }
 
@@ -240,6 +244,7 @@ Test(conv, gpu_winograd) {
 
 /* The largest tile of its products; small work-groups; a batch in several slabs. */
 Test(conv, gpu_winograd_slabs) {
+    od_test_needs_whole();
     static const od_tuning_row row = {.key = OD_TUNING_ANY,
                                       .variant = "conv_gpu_transforms",
                                       .shape = "*",

@@ -262,16 +262,19 @@ Test(conv_fused, cpu) {
 }
 
 Test(conv_fused, cpu_width_16) {
+    od_test_needs_whole();
     od_conv_cpu_width = 16;
     walk(OD_FAMILY_CPU, "cpu16");
 }
 
 Test(conv_fused, cpu_width_8) {
+    od_test_needs_whole();
     od_conv_cpu_width = 8;
     walk(OD_FAMILY_CPU, "cpu8");
 }
 
 Test(conv_fused, cpu_width_4) {
+    od_test_needs_whole();
     od_conv_cpu_width = 4;
     walk(OD_FAMILY_CPU, "cpu4");
 }
@@ -281,6 +284,7 @@ Test(conv_fused, gpu) {
 }
 
 Test(conv_fused, gpu_winograd_slabs) {
+    od_test_needs_whole();
     static const od_tuning_row row = {.key = OD_TUNING_ANY,
                                       .variant = "conv_gpu_transforms",
                                       .shape = "*",
@@ -291,6 +295,7 @@ Test(conv_fused, gpu_winograd_slabs) {
 }
 
 Test(conv_fused, gpu_tile_1) {
+    od_test_needs_whole();
     winograd = OD_WINOGRAD_NEVER;
     od_gpu_tile_forced = 1;
     aligned = true;
@@ -298,6 +303,7 @@ Test(conv_fused, gpu_tile_1) {
 }
 
 Test(conv_fused, gpu_tile_2) {
+    od_test_needs_whole();
     winograd = OD_WINOGRAD_NEVER;
     od_gpu_tile_forced = 2;
     aligned = true;

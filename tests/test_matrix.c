@@ -3,12 +3,9 @@
  * those of the self-test, which has a test of its own. */
 #include <criterion/criterion.h>
 #include <glob.h>
-#include <math.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "harness.h"
 #include "run_cli.h"
@@ -117,41 +114,6 @@ Test(matrix, kept_rows_are_whole) {
     cli_result r = cli("matrix --merge --json %s", files);
     cli_expect(&r, 0, "");
     cr_assert_geq(number_of(parse(&r), "cases"), 3000);
-}
-
-/* ---- from one device to another ---------------------------------------------------------------------------------- */
-
-/* PoCL's `basic` driver is another device, with another kernel family here: other sums, other rounding. */
-Test(matrix, a_run_goes_on_on_another_device_and_says_so) {
-    static const char options[] = "--steps 40 --checkpoint-every 3 --lr 0.002 --head-lr 1";
-    cli_result list = cli("devices --json");
-    json_t *root = parse(&list);
-    const json_t *device = json_array_get(json_object_get(root, "devices"), 0);
-    if (!strstr(text_of(device, "platform"), "Portable Computing Language") || getenv("OFFDIAG_DEVICE"))
-        cr_skip_test("needs PoCL");
-    cli_result whole = tiny_train("whole", options);
-    cli_expect(&whole, 0, "");
-    cli_child child = tiny_start("parts", options);
-    for (int ms = 0; ms < 60000 && metrics_count("parts", "step") < 6; ms += 2)
-        (void)usleep(2000);
-    (void)kill(child.pid, SIGTERM);
-    cli_result stopped = cli_wait(child);
-    cli_expect(&stopped, 130, "interrupted at step");
-    const json_int_t at = number_of(metrics_line("parts", "step", -1), "step");
-    cr_assert_lt(at, 40, "it was stopped in the middle");
-    (void)setenv("POCL_DEVICES", "basic", 1);
-    cli_result resumed = cli("train --resume --kernels ref --out %s", in_scratch("parts"));
-    cli_expect(&resumed, 0, "another device|pthread|within tolerance");
-    cr_assert_eq(metrics_count("parts", "step"), 40);
-    int differ = 0;
-    for (int i = 0; i < 40; i++) {
-        const double a = json_number_value(json_object_get(metrics_line("whole", "step", i), "loss"));
-        const double b = json_number_value(json_object_get(metrics_line("parts", "step", i), "loss"));
-        cr_assert(i >= at || a == b, "step %d, before the change: %.9g and %.9g", i + 1, a, b);
-        cr_assert_lt(fabs(a - b), 1e-3 * fabs(a), "step %d: %.9g and %.9g", i + 1, a, b);
-        differ += a != b;
-    }
-    cr_assert_gt(differ, 0, "it did run elsewhere");
 }
 
 /* ---- planted faults ---------------------------------------------------------------------------------------------- */

@@ -400,7 +400,7 @@ static void check_sampled_gradient(od_theory_config c, int batch, double toleran
 }
 
 Test(theory, mean_of_a_million_sampled_gradients) {
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < (od_test_is_whole() ? 8 : 1); i++) { /* a program each */
         od_theory_config c = sampled(32, 1);
         if (!od_test_affords(1e9))
             cr_skip_test("too slow here");
@@ -440,6 +440,7 @@ static double distance(double *a, double *b, size_t n) {
 /* The noise that matters, and all of it: after steps with much noise every number that is reported has the same
  * distribution. Lengths show the components outside the span: without them they would shrink. */
 Test(theory, projected_noise_has_the_distribution_of_all_noise) {
+    od_test_needs_whole();
     enum { SEEDS = 2048 };
     static double values[2][SEEDS];
     od_theory_config c = sampled(SEEDS, 30);
@@ -475,6 +476,7 @@ Test(theory, projected_noise_has_the_distribution_of_all_noise) {
 }
 
 Test(theory, sampled_training_ends_as_the_expected) {
+    od_test_needs_whole();
     od_theory_config c = sampled(32, 15000), closed;
     od_theory_run run, expected;
     int same = 0;
@@ -535,7 +537,7 @@ static int both_learned(const char *arguments) {
 }
 
 Test(theory, defaults_are_the_reference_setting) {
-    for (int first = 0; first < 2000; first += 500) {
+    for (int first = 0; first < (od_test_is_whole() ? 2000 : 500); first += 500) {
         char arguments[64];
         snprintf(arguments, sizeof arguments, "--seeds 40 --seed %d", first);
         cr_assert_geq(both_learned(arguments), 36, "seeds from %d", first);

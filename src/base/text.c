@@ -44,3 +44,11 @@ const char *od_nearest_name(const char *word, const char *const *names) {
 bool od_contains_nocase(const char *text, const char *part) {
     return strcasestr(text, part) != NULL;
 }
+
+bool od_list_holds(const char *list, const char *name) {
+    const size_t n = strlen(name);
+    for (const char *at = list; n && (at = strstr(at, name)); at += n)
+        if ((at == list || at[-1] == ',') && (at[n] == ',' || at[n] == '\0'))
+            return true;
+    return list[0] == '\0';
+}

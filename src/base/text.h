@@ -16,4 +16,7 @@ const char *od_nearest_name(const char *word, const char *const *names);
 
 bool od_contains_nocase(const char *text, const char *part);
 
+/* Whether a list of names with commas between them holds the name; an empty list holds all. */
+bool od_list_holds(const char *list, const char *name);
+
 #endif

@@ -144,6 +144,10 @@ static uint64_t bound(void) {
     return (uint64_t)mib << 20;
 }
 
+bool od_cache_keeps(void) {
+    return bound() > 0;
+}
+
 typedef struct entry {
     char name[KEY_DIGITS + 64];
     struct timespec used;

@@ -189,6 +189,7 @@ void od_tuning_close(od_tuning *tuning);               /* NULL is fine */
 void od_cache_key(char key[65], const od_device *device, const char *source, const char *options);
 /* malloc'd, or NULL: nothing there, or (*rejected) something that is not what it should be. */
 unsigned char *od_cache_load(const char *key, size_t *bytes, bool *rejected);
+bool od_cache_keeps(void); /* false: $OFFDIAG_CACHE_MIB is 0 */
 void od_cache_store(const char *key, const unsigned char *binary, size_t bytes);
 
 #endif

@@ -53,6 +53,16 @@ void od_test_use_cache(void) {
         setenv("XDG_CACHE_HOME", path, 1);
 }
 
+bool od_test_is_whole(void) {
+    const char *whole = getenv("OFFDIAG_TEST_WHOLE");
+    return whole && *whole;
+}
+
+void od_test_needs_whole(void) {
+    if (!od_test_is_whole())
+        cr_skip_test("in the long suite");
+}
+
 static const char *device_spec(void) {
     const char *spec = getenv("OFFDIAG_TEST_DEVICE");
     return spec && spec[0] ? spec : "auto";

@@ -22,7 +22,7 @@
  *
  * Variables: OFFDIAG_TEST_DEVICE (device specification, default "auto"), OFFDIAG_CASE (run only the cases that contain
  * this text; "=TEXT": that are this text), OFFDIAG_TEST_WORK (see od_test_affords), OFFDIAG_TEST_CACHE (where kernels
- * are cached), OFFDIAG_TEST_VERBOSE (name each case). Criterion forks for each test: nothing here touches OpenCL before
+ * are cached), OFFDIAG_TEST_WHOLE (see od_test_is_whole), OFFDIAG_TEST_VERBOSE (name each case). Criterion forks for each test: nothing here touches OpenCL before
  * a test runs. */
 #ifndef TEST_HARNESS_H
 #define TEST_HARNESS_H
@@ -51,6 +51,11 @@ void od_test_use_cache(void);
  * such as a simulator set. Lists say `if (!od_test_affords(macs)) continue;` and keep cases small enough for 100,000.
  */
 bool od_test_affords(double multiply_adds);
+
+/* Whether the long form of the executable runs (OFFDIAG_TEST_WHOLE is set; meson's NAME_whole): cases that take much
+ * time for what they tell beside the others run only there. Skips the test otherwise. */
+bool od_test_is_whole(void);
+void od_test_needs_whole(void);
 
 /* Fail the running test at once, with the library's message, unless `status` is OD_OK. */
 #define OD_MUST(status) od_must((status), #status, __FILE__, __LINE__)

@@ -11,15 +11,6 @@
 
 enum { MOST_TARGETS = 16 };
 
-/* Whether the comma list holds the name; an empty one holds all. */
-static bool listed(const char *list, const char *name) {
-    const size_t n = strlen(name);
-    for (const char *at = list; (at = strstr(at, name)); at += n)
-        if ((at == list || at[-1] == ',') && (at[n] == ',' || at[n] == '\0'))
-            return true;
-    return list[0] == '\0';
-}
-
 static od_status check_targets(const char *list) {
     const char *names[MOST_TARGETS + 1] = {NULL};
     char text[1024], *rest = NULL;
@@ -45,14 +36,14 @@ static od_status choose(od_offline *r, const od_matrix_options *o, const char *d
         return od_fail(OD_ERR_MEMORY, "no memory for targets");
     for (size_t i = 0; od_targets[i].name && !status && !od_tools_interrupted(); i++) {
         const od_target *target = &od_targets[i];
-        if (!listed(o->device, target->name) || (o->quick && !o->device[0] && !target->quick))
+        if (!od_list_holds(o->device, target->name) || (o->quick && !o->device[0] && !target->quick))
             continue;
         od_offline_target *t = &r->targets[r->target_count++];
         const od_device_info info = od_target_info(target);
         t->target = target;
         od_target_missing(&r->tools, target, dir, t->missing, sizeof t->missing, t->ptxas);
         if (!t->missing[0])
-            status = od_offline_ask(&info, o->quick, &t->wanted);
+            status = od_offline_ask(&info, r->groups, &t->wanted);
     }
     return status;
 }
@@ -102,7 +93,7 @@ static od_status make_folders(char *dir, size_t size) {
 }
 
 od_status od_matrix_offline(const od_matrix_options *o) {
-    od_offline r = {.quick = o->quick};
+    od_offline r = {.quick = o->quick, .groups = o->groups[0] ? o->groups : o->quick ? "conv,dense,norm" : ""};
     const double began = od_now();
     char dir[280] = "", *text = NULL;
     size_t bytes = 0;

@@ -75,9 +75,9 @@ typedef struct od_wanted_list {
     size_t count;
 } od_wanted_list;
 
-/* Programs with options, each with the kernels asked of it. Free with od_wanted_free, also after a failure. quick: only
- * convolutions, products and batch norm. */
-od_status od_offline_ask(const od_device_info *info, bool quick, od_wanted_list *out);
+/* Programs with options, each with the kernels asked of it. Free with od_wanted_free, also after a failure. groups: a
+ * comma list of the self-test's groups, "training" for whole models and "speed" for the limits' kernels; "": all. */
+od_status od_offline_ask(const od_device_info *info, const char *groups, od_wanted_list *out);
 void od_wanted_free(od_wanted_list *list);
 
 /* ---- what compilers tell ----------------------------------------------------------------------------------------- */
@@ -156,7 +156,8 @@ typedef struct od_offline {
     od_offline_row *rows; /* by target, program, options */
     size_t row_count, failures;
     double seconds;
-    bool quick;
+    bool quick;         /* one target a vendor */
+    const char *groups; /* as od_offline_ask takes them; borrowed */
 } od_offline;
 
 /* Judge a row whose usage is known: fills row->failure where a limit is passed, or registers are spilled. */

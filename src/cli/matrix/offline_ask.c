@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/text.h"
 #include "cli/matrix/offline.h"
 #include "cli/selftest/runner.h"
 #include "device/plan.h"
@@ -16,17 +17,13 @@
 /* ---- work that asks for kernels ---------------------------------------------------------------------------------- */
 
 /* What comes out is wrong, since nothing runs; what was asked for is what counts. */
-static od_status ask_operations(od_device *device, bool quick) {
-    static const char *const of_quick[] = {"conv", "dense", "norm"};
+static od_status ask_operations(od_device *device, const char *groups) {
     od_status status = OD_OK;
     od_check *k = calloc(1, sizeof *k);
     if (!k)
         return od_fail(OD_ERR_MEMORY, "no memory for the self-test's cases");
     for (const od_check_group *g = od_check_groups; g->name && !status; g++) {
-        bool wanted = !quick;
-        for (size_t i = 0; i < sizeof of_quick / sizeof *of_quick; i++)
-            wanted = wanted || strcmp(g->name, of_quick[i]) == 0;
-        for (int aligned = 0; wanted && aligned < 2 && !status; aligned++) {
+        for (int aligned = 0; od_list_holds(groups, g->name) && aligned < 2 && !status; aligned++) {
             k->first_count = k->first_at = 0;
             od_check_begin(k, device, aligned);
             g->run(k);
@@ -135,10 +132,14 @@ static od_status ask_theory(od_device *device) {
     return status;
 }
 
-static od_status ask(od_device *device, bool quick) {
+static od_status ask(od_device *device, const char *groups) {
     od_limits limits;
-    od_status status = ask_operations(device, quick);
-    if (!status && !quick && !(status = ask_models(device)) && !(status = ask_theory(device)))
+    od_status status = ask_operations(device, groups);
+    if (!status && od_list_holds(groups, "training"))
+        status = ask_models(device);
+    if (!status && od_list_holds(groups, "theory"))
+        status = ask_theory(device);
+    if (!status && od_list_holds(groups, "speed"))
         status = od_limits_measure(device, OD_FAMILY_AUTO, &limits);
     return status;
 }
@@ -208,7 +209,8 @@ static int by_program(const void *a, const void *b) {
 
 /* The family's kernels on a device like this; and like this but with one compute unit, where small shapes take the
  * tiles of large ones; each without tuning rows and with those that apply. */
-static od_status ask_family(od_wanted_list *list, const od_device_info *info, od_family family, bool quick) {
+static od_status ask_family(od_wanted_list *list, const od_device_info *info, od_family family,
+                            const char *groups) {
     od_status status = OD_OK;
     for (int pass = 0; pass < 4 && !status; pass++) {
         if (family == OD_FAMILY_REF && pass)
@@ -227,18 +229,18 @@ static od_status ask_family(od_wanted_list *list, const od_device_info *info, od
             od_device_close(device);
             continue;
         }
-        if (!(status = ask(device, quick)))
+        if (!(status = ask(device, groups)))
             status = collect(list, device);
         od_device_close(device);
     }
     return status;
 }
 
-od_status od_offline_ask(const od_device_info *info, bool quick, od_wanted_list *out) {
+od_status od_offline_ask(const od_device_info *info, const char *groups, od_wanted_list *out) {
     *out = (od_wanted_list){NULL, 0};
-    od_status status = ask_family(out, info, OD_FAMILY_AUTO, quick);
+    od_status status = ask_family(out, info, OD_FAMILY_AUTO, groups);
     if (!status)
-        status = ask_family(out, info, OD_FAMILY_REF, quick);
+        status = ask_family(out, info, OD_FAMILY_REF, groups);
     qsort(out->programs, out->count, sizeof *out->programs, by_program);
     return status;
 }

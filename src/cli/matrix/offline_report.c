@@ -175,10 +175,10 @@ static od_status print_kernels(FILE *f, const od_offline *r, bool markdown) {
 static od_status print_tables(FILE *f, const od_offline *r, bool markdown) {
     const char *item = markdown ? "- " : "  ";
     print_summary(f, r, markdown);
-    (void)fprintf(f, "\n%zu kernels on %zu targets, %zu failed, %.0f s; %s, two at a time%s.\n", r->row_count,
+    (void)fprintf(f, "\n%zu kernels on %zu targets, %zu failed, %.0f s; %s, two at a time%s%s.\n", r->row_count,
                   r->target_count, r->failures, r->seconds,
                   r->tools.clang_version[0] ? r->tools.clang_version : "no clang",
-                  r->quick ? "; --quick: only convolutions, products and batch norm" : "");
+                  r->groups[0] ? "; only: " : "", r->groups);
     for (size_t i = 0; i < r->row_count; i++)
         if (r->rows[i].failure[0])
             (void)fprintf(f, "%s%s %s:%s '%s': %s\n", item, r->rows[i].target->name, r->rows[i].program->program,
@@ -233,8 +233,8 @@ static od_status make_json(const od_offline *r, char **text, size_t *bytes) {
     for (size_t i = 0; i < r->row_count && good; i++)
         good = !json_array_append_new(kernels, row_json(&r->rows[i]));
     document = !good ? NULL
-                     : json_pack("{s:s, s:o, s:b, s:O, s:O, s:I, s:f}", "format", "offdiag-offline-1", "clang",
-                                 text_or_null(r->tools.clang_version), "quick", r->quick, "targets", targets, "kernels",
+                     : json_pack("{s:s, s:o, s:b, s:s, s:O, s:O, s:I, s:f}", "format", "offdiag-offline-1", "clang",
+                                 text_or_null(r->tools.clang_version), "quick", r->quick, "groups", r->groups, "targets", targets, "kernels",
                                  kernels, "failures", (json_int_t)r->failures, "seconds", r->seconds);
     *text = document ? json_dumps(document, JSON_INDENT(1)) : NULL;
     json_decref(document);

@@ -175,18 +175,8 @@ static bool run_child(collector *c, const char *group, od_family family, const c
     return !c->status && c->hangs < MAX_HANGS;
 }
 
-/* Whether the comma list of --groups, if there is one, names it. */
 static bool is_wanted(const collector *c, const char *group) {
-    const size_t length = strlen(group);
-    const char *at = c->options->groups;
-    if (!at[0])
-        return true;
-    while (strncmp(at, group, length) != 0 || (at[length] != ',' && at[length] != '\0')) {
-        at += strcspn(at, ",");
-        if (!*at++)
-            return false;
-    }
-    return true;
+    return od_list_holds(c->options->groups, group);
 }
 
 static bool is_family_wanted(const collector *c, od_family family) {
