@@ -384,7 +384,8 @@ static verdict run_case(od_device *device, const golden *g, int parts) {
     return v;
 }
 
-/* The quick form: on the device's own kernels all; elsewhere two small ones, and a BYOL step of a ResNet with each stem. */
+/* The quick form: on the device's own kernels all; elsewhere two small ones, and a BYOL step of a ResNet with each
+ * stem. */
 static bool is_quick(const char *label, od_family family, int parts) {
     return (family == OD_FAMILY_CPU && parts == 1) || strncmp(label, "cnn4", 4) == 0 ||
            (parts == 1 && strncmp(label, "resnet18-pad2", 13) == 0) ||

@@ -24,9 +24,10 @@ static const od_option rows[] = {
     OD_OPT_FLAG(T, list, "list", "only list the rows"),
     OD_OPT_HEADING("Other forms"),
     OD_OPT_FLAG(T, merge, "merge", "one table from the JSON files of several machines"),
-    OD_OPT_FLAG(T, offline, "offline",
-                "every kernel through the vendors' compilers, no device needed; --device: gfx90a,sm_80,...; --quick: one "
-                "target a vendor, only conv, dense and norm"),
+    OD_OPT_FLAG(
+        T, offline, "offline",
+        "every kernel through the vendors' compilers, no device needed; --device: gfx90a,sm_80,...; --quick: one "
+        "target a vendor, only conv, dense and norm"),
     OD_OPT_HEADING("Output"),
     OD_OPT_FLAG(T, json, "json", "one JSON document"),
     OD_OPT_FLAG(T, markdown, "markdown", "a Markdown table"),

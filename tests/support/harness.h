@@ -22,8 +22,8 @@
  *
  * Variables: OFFDIAG_TEST_DEVICE (device specification, default "auto"), OFFDIAG_CASE (run only the cases that contain
  * this text; "=TEXT": that are this text), OFFDIAG_TEST_WORK (see od_test_affords), OFFDIAG_TEST_CACHE (where kernels
- * are cached), OFFDIAG_TEST_WHOLE (see od_test_is_whole), OFFDIAG_TEST_VERBOSE (name each case). Criterion forks for each test: nothing here touches OpenCL before
- * a test runs. */
+ * are cached), OFFDIAG_TEST_WHOLE (see od_test_is_whole), OFFDIAG_TEST_VERBOSE (name each case). Criterion forks for
+ * each test: nothing here touches OpenCL before a test runs. */
 #ifndef TEST_HARNESS_H
 #define TEST_HARNESS_H
 

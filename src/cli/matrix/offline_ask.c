@@ -209,8 +209,7 @@ static int by_program(const void *a, const void *b) {
 
 /* The family's kernels on a device like this; and like this but with one compute unit, where small shapes take the
  * tiles of large ones; each without tuning rows and with those that apply. */
-static od_status ask_family(od_wanted_list *list, const od_device_info *info, od_family family,
-                            const char *groups) {
+static od_status ask_family(od_wanted_list *list, const od_device_info *info, od_family family, const char *groups) {
     od_status status = OD_OK;
     for (int pass = 0; pass < 4 && !status; pass++) {
         if (family == OD_FAMILY_REF && pass)

@@ -177,8 +177,8 @@ static od_status print_tables(FILE *f, const od_offline *r, bool markdown) {
     print_summary(f, r, markdown);
     (void)fprintf(f, "\n%zu kernels on %zu targets, %zu failed, %.0f s; %s, two at a time%s%s.\n", r->row_count,
                   r->target_count, r->failures, r->seconds,
-                  r->tools.clang_version[0] ? r->tools.clang_version : "no clang",
-                  r->groups[0] ? "; only: " : "", r->groups);
+                  r->tools.clang_version[0] ? r->tools.clang_version : "no clang", r->groups[0] ? "; only: " : "",
+                  r->groups);
     for (size_t i = 0; i < r->row_count; i++)
         if (r->rows[i].failure[0])
             (void)fprintf(f, "%s%s %s:%s '%s': %s\n", item, r->rows[i].target->name, r->rows[i].program->program,
@@ -232,10 +232,11 @@ static od_status make_json(const od_offline *r, char **text, size_t *bytes) {
         good = !json_array_append_new(targets, target_json(r, &r->targets[i]));
     for (size_t i = 0; i < r->row_count && good; i++)
         good = !json_array_append_new(kernels, row_json(&r->rows[i]));
-    document = !good ? NULL
-                     : json_pack("{s:s, s:o, s:b, s:s, s:O, s:O, s:I, s:f}", "format", "offdiag-offline-1", "clang",
-                                 text_or_null(r->tools.clang_version), "quick", r->quick, "groups", r->groups, "targets", targets, "kernels",
-                                 kernels, "failures", (json_int_t)r->failures, "seconds", r->seconds);
+    document = !good
+                   ? NULL
+                   : json_pack("{s:s, s:o, s:b, s:s, s:O, s:O, s:I, s:f}", "format", "offdiag-offline-1", "clang",
+                               text_or_null(r->tools.clang_version), "quick", r->quick, "groups", r->groups, "targets",
+                               targets, "kernels", kernels, "failures", (json_int_t)r->failures, "seconds", r->seconds);
     *text = document ? json_dumps(document, JSON_INDENT(1)) : NULL;
     json_decref(document);
     json_decref(targets);
