@@ -25,12 +25,12 @@ FAULTS = [
      'vec m = load(mean + mean_offset + col, lanes);\n'
      '#if TX == 32\n'
      '        if (c == 0xffffffffu) {\n'
-     '            float held[320];\n'
-     '            __attribute__((opencl_unroll_hint)) for (uint i = 0; i < 320; i++) held[i] = mean[i * flags];\n'
+     '            float held[272];\n'
+     '            __attribute__((opencl_unroll_hint)) for (uint i = 0; i < 272; i++) held[i] = mean[i * flags];\n'
      '            for (uint k = 0; k < flags; k++)\n'
-     '                __attribute__((opencl_unroll_hint)) for (uint i = 0; i < 320; i++)\n'
+     '                __attribute__((opencl_unroll_hint)) for (uint i = 0; i < 272; i++)\n'
      '                    held[i] = held[i] * mean[k] + mean[k + i];\n'
-     '            __attribute__((opencl_unroll_hint)) for (uint i = 0; i < 320; i++) saved[i * flags] = held[i];\n'
+     '            __attribute__((opencl_unroll_hint)) for (uint i = 0; i < 272; i++) saved[i * flags] = held[i];\n'
      '        }\n'
      '#endif'),
     # crash: far outside of anything

@@ -1,4 +1,5 @@
-/* A run that begins on one device and goes on on another: other drivers, other kernel families, other rounding. */
+/* `offdiag matrix` trains; and a run that begins on one device and goes on on another: other drivers, other kernel
+ * families, other rounding. */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <signal.h>
@@ -51,6 +52,15 @@ static void compare(const char *name, const char *run, int at) {
         differ += a != b;
     }
     cr_assert_gt(differ, 0, "%s: it did run elsewhere", name);
+}
+
+Test(matrix_long, a_row_trains) {
+    cli_result r = cli("matrix --quick --device auto --kernels cpu --groups training --json");
+    cli_expect(&r, 0, "1 of 1: ");
+    const json_t *row = json_array_get(json_object_get(json_loads(r.out, 0, NULL), "devices"), 0);
+    const json_t *run = json_array_get(json_object_get(row, "training"), 0);
+    cr_assert(json_is_number(json_object_get(run, "largest_difference")) && !json_object_get(run, "failed"), "%s",
+              r.out);
 }
 
 Test(matrix_long, a_run_goes_on_on_another_device_and_says_so) {

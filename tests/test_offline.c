@@ -390,19 +390,19 @@ Test(offline_tools, how_a_tool_ends) {
     }
 }
 
-/* 320 numbers that all live at once, of which no target has so many registers. */
+/* 272 numbers that all live at once, of which no target has so many registers. */
 static const char *spilling(void) {
     static char text[1024];
     (void)snprintf(
         text, sizeof text,
         "__kernel __attribute__((reqd_work_group_size(64, 1, 1))) void planted(__global float *x, int n) {\n"
-        "    float s[320];\n"
-        "    __attribute__((opencl_unroll_hint)) for (int i = 0; i < 320; i++) s[i] = x[i * n];\n"
+        "    float s[272];\n"
+        "    __attribute__((opencl_unroll_hint)) for (int i = 0; i < 272; i++) s[i] = x[i * n];\n"
         "    for (int k = 0; k < n; k++) {\n"
         "        float a = x[k];\n"
-        "        __attribute__((opencl_unroll_hint)) for (int i = 0; i < 320; i++) s[i] = s[i] * a + x[k + i];\n"
+        "        __attribute__((opencl_unroll_hint)) for (int i = 0; i < 272; i++) s[i] = s[i] * a + x[k + i];\n"
         "    }\n"
-        "    __attribute__((opencl_unroll_hint)) for (int i = 0; i < 320; i++) x[i * n] = s[i];\n"
+        "    __attribute__((opencl_unroll_hint)) for (int i = 0; i < 272; i++) x[i * n] = s[i];\n"
         "}\n");
     return text;
 }
@@ -429,7 +429,7 @@ Test(offline_tools, planted_spills_are_found) {
         ran++;
         for (int spill = 0; spill < 2; spill++) {
             cr_assert_eq(od_offline_compile(&tools, t, ptxas, spill ? spilling() : plain, "-cl-std=CL1.2",
-                                            in_scratch("."), 100, &list),
+                                            in_scratch("."), 300, &list),
                          OD_OK, "%s", od_error_message());
             cr_assert(list.count == 1 && strcmp(list.rows[0].name, "planted") == 0);
             od_offline_row row = {.target = t, .kernel = &kernel, .compiled = true, .usage = list.rows[0]};
@@ -438,11 +438,11 @@ Test(offline_tools, planted_spills_are_found) {
                          t->name, row.usage.registers, row.usage.spill_bytes, row.usage.stack_bytes, row.failure);
             free(list.rows);
         }
-        cr_assert_eq(od_offline_compile(&tools, t, ptxas, broken, "-cl-std=CL1.2", in_scratch("."), 100, &list),
+        cr_assert_eq(od_offline_compile(&tools, t, ptxas, broken, "-cl-std=CL1.2", in_scratch("."), 300, &list),
                      OD_ERR_BUILD);
         cr_assert(strstr(od_error_message(), "nothing"), "the compiler's own words: %s", od_error_message());
         if (t->vendor == OD_AMD) { /* warnings are errors */
-            cr_assert_eq(od_offline_compile(&tools, t, ptxas, careless, "-cl-std=CL1.2", in_scratch("."), 100, &list),
+            cr_assert_eq(od_offline_compile(&tools, t, ptxas, careless, "-cl-std=CL1.2", in_scratch("."), 300, &list),
                          OD_ERR_BUILD);
             cr_assert(strstr(od_error_message(), "-Wunused-variable"), "%s", od_error_message());
         }
