@@ -178,6 +178,7 @@ static double figure(const char *run, const char *event, int index, const char *
 
 /* Losses of 50 steps, and what the epochs tell. */
 Test(dist_train, fifty_steps_on_three_devices_stay_with_one) {
+    od_test_needs_whole();
     /* rates at which one device stays with itself when its kernels round otherwise */
     static const char *const settings[] = {"--head offdiag --lr 0.01 --head-lr 1 --online-linear",
                                            "--head mlp --method byol --loss cosine --lr 0.001 --head-lr 1"};
@@ -229,6 +230,7 @@ Test(dist_train, a_split_is_found_by_measurement) {
 /* ---- resuming --------------------------------------------------------------------------------------------------- */
 
 Test(dist_train, resumes_on_another_number_of_devices) {
+    od_test_needs_whole();
     char more[200];
     (void)snprintf(more, sizeof more, "%s --online-linear --method byol --quiet", tiny_long);
     cli_result r = train_on("whole", 1, more);

@@ -285,6 +285,7 @@ Test(model, gradients_and_loss_accumulate) {
 
 /* A step of a network wide enough for every variant, fused and transformed ones included, against plain kernels. */
 Test(model, families_agree_on_a_wide_step) {
+    od_test_needs_whole();
     static const od_family families[] = {OD_FAMILY_REF, OD_FAMILY_CPU};
     float *grads[2] = {NULL, NULL}, losses[2] = {NAN, NAN};
     size_t count = 0;

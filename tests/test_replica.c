@@ -259,6 +259,7 @@ Test(replica, residual_blocks_too) {
 
 /* Unlike devices differ in their last bits: together they must still be one model. */
 Test(replica, unlike_devices_stay_together_for_fifty_steps) {
+    od_test_needs_whole();
     od_device *devices[MOST];
     const od_model_config c = model_of(6, "cnn4", 8);
     draw();

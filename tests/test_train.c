@@ -85,6 +85,7 @@ Test(train, resumes_byol_mlp_after_sigint) {
 /* Each optimiser's state, DirectPred's matrices and the online classifier are in the checkpoint. A run that ends early
  * differs from one in one go in its schedule, so the first one is stopped by a signal. */
 Test(train, resumes_lars_with_an_online_classifier) {
+    od_test_needs_whole();
     interrupt_and_resume("--method byol --head mlp --loss normalized --out-norm l2 --optimizer lars --online-linear",
                          SIGTERM);
     json_t *last = metrics_line("parts", "epoch", -1);
@@ -100,6 +101,7 @@ Test(train, resumes_lars_with_an_online_classifier) {
 }
 
 Test(train, resumes_adamw_with_directpred_one_sided) {
+    od_test_needs_whole();
     interrupt_and_resume("--head directpred --directpred-every 3 --optimizer adamw --lr 0.002 --symmetric=false "
                          "--micro-batch 8 --online-linear",
                          SIGINT);
@@ -181,7 +183,7 @@ Test(train, a_kill_at_any_moment_leaves_a_checkpoint_that_resumes) {
     int kills = 0, in_writing = 0;
     cli_result whole = tiny_train("whole", options);
     cli_expect(&whole, 0, "");
-    for (int i = 0; i < 14; i++) {
+    for (int i = 0; i < (od_test_is_whole() ? 14 : 7); i++) {
         int64_t before = checkpoint_time("parts");
         random = random * 1664525u + 1013904223u;
         cli_child child =
