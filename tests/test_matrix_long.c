@@ -55,6 +55,7 @@ static void compare(const char *name, const char *run, int at) {
 }
 
 Test(matrix_long, a_row_trains) {
+    cli_set_patience(900);
     cli_result r = cli("matrix --quick --device auto --kernels cpu --groups training --json");
     cli_expect(&r, 0, "1 of 1: ");
     const json_t *row = json_array_get(json_object_get(json_loads(r.out, 0, NULL), "devices"), 0);
@@ -66,6 +67,7 @@ Test(matrix_long, a_row_trains) {
 Test(matrix_long, a_run_goes_on_on_another_device_and_says_so) {
     static const char options[] = "--steps 40 --checkpoint-every 3 --lr 0.002 --head-lr 1";
     const char *home = getenv("HOME");
+    cli_set_patience(900); /* rusticl compiles for a minute */
     cli_result devices = cli("devices");
     if (!strstr(devices.out, "Portable Computing Language") || getenv("OFFDIAG_DEVICE"))
         cr_skip_test("needs PoCL");

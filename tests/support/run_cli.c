@@ -20,7 +20,9 @@
 #include "harness.h"
 #include "scratch.h"
 
-enum { MAX_ARGUMENTS = 96, ARGUMENT_BYTES = 8192, PATIENCE_S = 120 };
+enum { MAX_ARGUMENTS = 96, ARGUMENT_BYTES = 8192 };
+
+static int patience_s = 120;
 
 static size_t file_limit;
 
@@ -96,7 +98,7 @@ cli_child cli_start(const char *format, ...) {
 cli_result cli_wait(cli_child child) {
     int state = 0;
     pid_t ended = 0;
-    for (long ms = 0; ms < PATIENCE_S * 1000L && ended == 0; ms += 2) {
+    for (long ms = 0; ms < patience_s * 1000L && ended == 0; ms += 2) {
         ended = waitpid(child.pid, &state, WNOHANG);
         if (ended == 0)
             pause_ms(2);
@@ -118,6 +120,10 @@ cli_result cli(const char *format, ...) {
     cli_child child = start_v(format, args);
     va_end(args);
     return cli_wait(child);
+}
+
+void cli_set_patience(int seconds) {
+    patience_s = seconds;
 }
 
 void cli_limit_file_size(size_t bytes) {
@@ -352,7 +358,7 @@ cli_result tiny_interrupt(const char *out, const char *more, int lines, int sign
     char arguments[512];
     (void)snprintf(arguments, sizeof arguments, "%s%s", tiny_long, more);
     cli_child child = tiny_start(out, arguments);
-    for (int ms = 0; ms < PATIENCE_S * 1000 && metrics_count(out, NULL) < lines; ms += 2) {
+    for (int ms = 0; ms < patience_s * 1000 && metrics_count(out, NULL) < lines; ms += 2) {
         siginfo_t ended = {.si_pid = 0};
         if (waitid(P_PID, (id_t)child.pid, &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid == child.pid)
             break; /* too early: the exit code tells */

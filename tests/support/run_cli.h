@@ -38,6 +38,7 @@ typedef struct cli_result {
 cli_child cli_start(const char *format, ...) __attribute__((format(printf, 1, 2)));
 cli_result cli_wait(cli_child child);
 cli_result cli(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void cli_set_patience(int seconds); /* how long a child may take instead of two minutes */
 /* The largest file that children started from here on may write; 0: any. A longer write fails with EFBIG. */
 void cli_limit_file_size(size_t bytes);
 
