@@ -170,19 +170,10 @@ static od_status reduction_alone(bench_member *b, team_figures *f) {
 enum { NAME = 96 };
 
 /* names (count, NAME): of the members' devices, in all of them. */
-static od_status share_names(const bench_member *b, char *names, int count) {
-    double *letters = calloc((size_t)count * NAME, sizeof *letters);
-    char own[NAME];
-    if (!letters)
-        return od_fail(OD_ERR_MEMORY, "no memory for the names of %d devices", count);
-    const int length = snprintf(own, sizeof own, "%s: %.60s", b->info->id, b->info->name);
-    for (int i = 0; i < length && i < NAME - 1; i++)
-        letters[od_member_index(b->member) * NAME + i] = own[i];
-    od_status status = od_member_sum(b->member, letters, (size_t)count * NAME);
-    for (int i = 0; i < count * NAME && !status; i++)
-        names[i] = (char)letters[i];
-    free(letters);
-    return status;
+static od_status share_names(const bench_member *b, char *names) {
+    char own[NAME] = "";
+    (void)snprintf(own, sizeof own, "%s: %.60s", b->info->id, b->info->name);
+    return od_member_exchange(b->member, names, own, NAME);
 }
 
 static void print_figures(const step_args *a, const team_figures *f, const char *names, double sum) {
@@ -236,7 +227,7 @@ static od_status run(bench_member *b) {
         goto out;
     if ((status = together(b, &f, seconds)))
         goto out;
-    if ((status = reduction_alone(b, &f)) || (status = share_names(b, names, f.count)))
+    if ((status = reduction_alone(b, &f)) || (status = share_names(b, names)))
         goto out;
     if (!isfinite(f.loss)) {
         status = od_fail(OD_ERR_NUMERIC, "the loss is %g", f.loss);

@@ -59,7 +59,7 @@ struct od_team {
 
     char *failed;                         /* (count) after od_member_agree */
     char message[MESSAGE], told[MESSAGE]; /* of the first here to fail; of the first of all */
-    float *gathered;
+    char *gathered;
     void *shared;
     size_t shared_bytes;
 };
@@ -445,43 +445,59 @@ od_status od_member_stay(od_member *m, bool stays) {
 
 /* ---- data ------------------------------------------------------------------------------------------------------- */
 
+/* team->total[0]: bytes of all. */
 static void make_room(od_team *team) {
+    const size_t bytes = (size_t)team->total[0];
     free(team->gathered);
-    team->gathered = malloc((size_t)team->total[0] * sizeof(float));
-    if (!team->gathered && team->total[0] > 0)
+    team->gathered = malloc(bytes ? bytes : 1);
+    if (!team->gathered)
         give_up("no memory for what all devices computed");
 }
 
-/* team->total (count): what each member gives. */
+/* team->total (count): bytes that each member gives. */
 static void exchange(od_team *team) {
-    size_t *counts = calloc((size_t)team->ranks, sizeof *counts);
-    if (!counts)
+    size_t *bytes = calloc((size_t)team->ranks, sizeof *bytes);
+    if (!bytes)
         give_up("no memory for a list of ranks");
     for (int r = 0, i = 0; r < team->ranks; r++)
         for (int k = 0; k < team->counts[r]; k++, i++)
-            counts[r] += (size_t)team->total[i];
-    if (world_gather(team->gathered, counts))
+            bytes[r] += (size_t)team->total[i];
+    if (world_gather(team->gathered, bytes))
         give_up(od_error_message());
-    free(counts);
+    free(bytes);
 }
 
-od_status od_member_gather(od_member *m, const float **all, const float *own, size_t first, size_t n, size_t total) {
+/* team->gathered (total): own (bytes) of this member at `first`, and the others'. */
+static od_status gather(od_member *m, const void *own, size_t first, size_t bytes, size_t total) {
     od_team *team = m->team;
-    double *sizes = calloc((size_t)team->count, sizeof *sizes), sum = (double)n;
+    double *sizes = calloc((size_t)team->count, sizeof *sizes), sum = (double)bytes;
     if (!sizes)
         give_up("no memory for a list of devices");
     od_status status = OD_OK;
-    sizes[od_member_index(m)] = (double)n;
+    sizes[od_member_index(m)] = (double)bytes;
     if (meet(m, &sum, 1, false, make_room) > 0)
         status = peer();
-    else if ((size_t)sum != total || first + n > total)
-        status = od_fail(OD_ERR_ARGUMENT, "members give %.0f values of %zu", sum, total);
-    if (!status && n)
-        memcpy(team->gathered + first, own, n * sizeof *own);
+    else if ((size_t)sum != total || first + bytes > total)
+        status = od_fail(OD_ERR_ARGUMENT, "members give %.0f bytes of %zu", sum, total);
+    if (!status && bytes)
+        memcpy(team->gathered + first, own, bytes);
     if (!status && meet(m, sizes, (size_t)team->count, false, exchange) > 0)
         status = peer();
-    *all = team->gathered;
     free(sizes);
+    return status;
+}
+
+od_status od_member_gather(od_member *m, const float **all, const float *own, size_t first, size_t n, size_t total) {
+    od_status status = gather(m, own, first * sizeof *own, n * sizeof *own, total * sizeof *own);
+    *all = (const float *)(const void *)m->team->gathered;
+    return status;
+}
+
+od_status od_member_exchange(od_member *m, void *all, const void *own, size_t bytes) {
+    const size_t count = (size_t)m->team->count;
+    od_status status = gather(m, own, (size_t)od_member_index(m) * bytes, bytes, count * bytes);
+    if (!status)
+        memcpy(all, m->team->gathered, count * bytes);
     return status;
 }
 

@@ -68,8 +68,19 @@ od_status od_member_agree(od_member *m, od_status status);
 /* After that: whether member `index` was among those that failed. */
 bool od_member_failed(const od_member *m, int index);
 
-/* After that, perhaps: the team goes on with those members that stay, in the order that they had; one that does not may
- * not use it any more. Each rank but rank 0 may lose all of its members. Waits for all. */
+/* The same between steps, where every member comes with its own status: nobody is taken by surprise, so all end in good
+ * order even where a rank has no member that is well. first->status is OD_OK or the first failure by index, the same in
+ * all members, which get it as their status where it is their own or a mistake in the options (exit codes are the same
+ * in all ranks), and OD_ERR_PEER otherwise. */
+enum { OD_FAILURE_MESSAGE = 700 };
+typedef struct od_failure {
+    od_status status;
+    char message[OD_FAILURE_MESSAGE];
+} od_failure;
+od_status od_member_settle(od_member *m, od_status status, od_failure *first);
+
+/* After od_member_agree, perhaps: the team goes on with those members that stay, in the order that they had; one that
+ * does not may not use it any more. Each rank but rank 0 may lose all of its members. Waits for all. */
 od_status od_member_stay(od_member *m, bool stays);
 
 /* Sums of large arrays that go on in the background: each member gives a part [at, at + n) of its own array `base`
@@ -81,8 +92,11 @@ od_status od_member_reduce(od_member *m, float *base, size_t at, size_t n);
 od_status od_member_reduced(od_member *m, const float **total);
 
 /* Of an array of `total` floats each member has own (n) at `first`; members lie in order, without gaps. *all: the
- * whole, shared by the members of the process and only to be read, until the next gather. */
+ * whole, shared by the members of the process and only to be read, until the next gather or exchange. */
 od_status od_member_gather(od_member *m, const float **all, const float *own, size_t first, size_t n, size_t total);
+
+/* all (members, bytes): own (bytes) of each, in every member. */
+od_status od_member_exchange(od_member *m, void *all, const void *own, size_t bytes);
 
 /* data (bytes) of the leader, to all. */
 od_status od_member_share(od_member *m, void *data, size_t bytes);

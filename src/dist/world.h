@@ -16,8 +16,8 @@ void world_sum(double *values, size_t n);
 /* The same in the background; sums are taken in the order in which they were started. */
 void world_start_sum(float *values, size_t n);
 void world_finish_sums(void);
-/* all (sum of counts): rank r gives counts[r] floats, which lie there in the order of ranks; own is in place. */
-od_status world_gather(float *all, const size_t *counts);
+/* all (sum of bytes): rank r gives bytes[r], which lie there in the order of ranks; own is in place. */
+od_status world_gather(void *all, const size_t *bytes);
 void world_share(void *data, size_t bytes, int from);
 /* Ranks that do not stay are none of the world any more, and the others' numbers close up. Collective. */
 void world_split(bool stays);

@@ -110,7 +110,18 @@ void world_finish_sums(void) {
     world.pending = 0;
 }
 
-od_status world_gather(float *all, const size_t *counts) {
+void world_share(void *data, size_t bytes, int from) {
+    for (size_t at = 0; at < bytes && world.ranks > 1; at += CHUNK)
+        MPI_Bcast((char *)data + at, (int)(bytes - at < CHUNK ? bytes - at : CHUNK), MPI_BYTE, from, world.sums);
+}
+
+/* More than MPI counts: one rank after the other. */
+static void gather_one_by_one(char *all, const size_t *bytes) {
+    for (int r = 0; r < world.ranks; all += bytes[r++])
+        world_share(all, bytes[r], r);
+}
+
+od_status world_gather(void *all, const size_t *bytes) {
     od_status status = OD_OK;
     if (world.ranks == 1)
         return OD_OK;
@@ -118,22 +129,17 @@ od_status world_gather(float *all, const size_t *counts) {
     size_t total = 0;
     for (int r = 0; r < world.ranks && sizes; r++) {
         starts[r] = (int)total;
-        sizes[r] = (int)counts[r];
-        total += counts[r];
+        sizes[r] = (int)bytes[r];
+        total += bytes[r];
     }
     if (!sizes)
         status = od_fail(OD_ERR_MEMORY, "no memory to gather from %d ranks", world.ranks);
     else if (total > INT_MAX)
-        status = od_fail(OD_ERR_UNSUPPORTED, "%zu values from all ranks are more than MPI counts", total);
+        gather_one_by_one(all, bytes);
     else
-        MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, all, sizes, starts, MPI_FLOAT, world.sums);
+        MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, all, sizes, starts, MPI_BYTE, world.sums);
     free(sizes);
     return status;
-}
-
-void world_share(void *data, size_t bytes, int from) {
-    for (size_t at = 0; at < bytes && world.ranks > 1; at += CHUNK)
-        MPI_Bcast((char *)data + at, (int)(bytes - at < CHUNK ? bytes - at : CHUNK), MPI_BYTE, from, world.sums);
 }
 
 void world_split(bool stays) {

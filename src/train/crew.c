@@ -7,17 +7,14 @@
 
 #include "train/layout.h"
 
-enum { DEVICES_MAX = 64 }; /* of a process */
-
 /* ---- who is in it ----------------------------------------------------------------------------------------------- */
 
-/* ids: of the devices that a list of names means. */
-static od_status choose_devices(char ids[][24], int *count, const char *list) {
+od_status od_crew_devices(char ids[][24], int *count, const char *list) {
     od_device_info *infos = NULL;
-    size_t found = 0, indices[DEVICES_MAX], selected = 0;
+    size_t found = 0, indices[OD_CREW_MOST], selected = 0;
     od_status status = od_device_list(&infos, &found);
     if (!status)
-        status = od_devices_select(infos, found, list, indices, DEVICES_MAX, &selected, NULL);
+        status = od_devices_select(infos, found, list, indices, OD_CREW_MOST, &selected, NULL);
     for (size_t i = 0; i < selected && !status; i++)
         memcpy(ids[i], infos[indices[i]].id, sizeof ids[i]);
     *count = status ? 0 : (int)selected;
@@ -26,10 +23,10 @@ static od_status choose_devices(char ids[][24], int *count, const char *list) {
 }
 
 od_status od_crew_create(od_crew *crew, const od_train_config *config, od_train_result *result) {
-    char ids[DEVICES_MAX][24];
+    char ids[OD_CREW_MOST][24];
     *crew = (od_crew){.record = {.run.lock = -1, .result = result, .splits = json_array()}};
     od_progress_begin(&crew->record.progress, config->quiet, 0, 1, config->batch);
-    od_status status = choose_devices(ids, &crew->count, config->device);
+    od_status status = od_crew_devices(ids, &crew->count, config->device);
     if (status)
         return status;
     crew->trainers = calloc((size_t)crew->count, sizeof *crew->trainers);
@@ -109,42 +106,18 @@ od_status od_trainer_agree(od_trainer *t, od_status status) {
     return od_fail(usage ? OD_ERR_USAGE : agreed, "%s", t->message);
 }
 
-/* values: the failures (count), then what the first said, as numbers. */
-static od_status hear(od_trainer *t, double *values, od_status status, int count) {
-    enum { MESSAGE = sizeof t->message };
-    const int index = od_member_index(t->member);
-    int first = 0;
-    values[index] = (double)status;
-    if (od_member_sum(t->member, values, (size_t)count))
-        return OD_ERR_PEER;
-    while (first < count && values[first] == 0)
-        first++;
-    if (first == count)
-        return OD_OK;
-    t->agreed = true;
-    t->failure = (od_status)values[first];
-    (void)snprintf(t->message, sizeof t->message, "%s", od_error_message());
-    for (int i = 0; i < MESSAGE; i++)
-        values[i] = first == index ? t->message[i] : 0;
-    if (od_member_sum(t->member, values, MESSAGE))
-        return OD_ERR_PEER;
-    for (int i = 0; i < MESSAGE; i++)
-        t->message[i] = (char)values[i];
-    /* exit codes are the same in all ranks */
-    return od_fail(first == index || t->failure == OD_ERR_USAGE ? t->failure : OD_ERR_PEER, "%s", t->message);
-}
-
 od_status od_trainer_settle(od_trainer *t, od_status status) {
+    od_failure first = {0};
     if (!t->member || status == OD_ERR_PEER)
         return status;
     if (od_trainer_device_failed(status))
         name_device(t, status);
-    const int count = od_member_count(t->member);
-    double *values = calloc((size_t)count + sizeof t->message, sizeof *values);
-    if (!values)
-        return od_fail(OD_ERR_MEMORY, "no memory for a list of devices");
-    status = hear(t, values, status, count);
-    free(values);
+    status = od_member_settle(t->member, status, &first);
+    if (first.status) {
+        t->agreed = true;
+        t->failure = first.status;
+        memcpy(t->message, first.message, sizeof t->message);
+    }
     return status;
 }
 

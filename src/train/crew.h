@@ -4,6 +4,11 @@
 
 #include "train/trainer.h"
 
+enum { OD_CREW_MOST = 64 }; /* devices of a process */
+
+/* ids (OD_CREW_MOST): of the devices that a list of names means, in its order. */
+od_status od_crew_devices(char ids[][24], int *count, const char *list);
+
 typedef struct od_crew {
     od_team *team; /* NULL: one device in one process */
     int count;

@@ -7,34 +7,6 @@
 
 #include "train/shares.h"
 
-enum { ID = sizeof((od_place *)0)->id, NAME = sizeof((od_place *)0)->name, PLACE = ID + NAME + 1 };
-
-/* Every member's id, name and rank, as characters in a sum of numbers. */
-static od_status exchange_places(od_layout *l, od_member *member) {
-    double *all = calloc((size_t)l->count * PLACE, sizeof *all); /* (count, PLACE) */
-    od_status status = OD_OK;
-    if (!all)
-        return od_fail(OD_ERR_MEMORY, "no memory for a list of %d devices", l->count);
-    const od_place *own = &l->places[l->index];
-    double *at = all + (size_t)l->index * PLACE;
-    for (int i = 0; i < ID; i++)
-        at[i] = own->id[i];
-    for (int i = 0; i < NAME; i++)
-        at[ID + i] = own->name[i];
-    at[ID + NAME] = own->rank;
-    status = od_member_sum(member, all, (size_t)l->count * PLACE);
-    for (int m = 0; m < l->count && !status; m++) {
-        at = all + (size_t)m * PLACE;
-        for (int i = 0; i < ID; i++)
-            l->places[m].id[i] = (char)at[i];
-        for (int i = 0; i < NAME; i++)
-            l->places[m].name[i] = (char)at[ID + i];
-        l->places[m].rank = (int)at[ID + NAME];
-    }
-    free(all);
-    return status;
-}
-
 od_status od_layout_create(od_layout *l, od_member *member, const od_device_info *device) {
     *l = (od_layout){.count = member ? od_member_count(member) : 1, .index = member ? od_member_index(member) : 0};
     l->places = calloc((size_t)l->count, sizeof *l->places);
@@ -53,7 +25,8 @@ od_status od_layout_create(od_layout *l, od_member *member, const od_device_info
         l->weights[i] = 1;
         l->caps[i] = INT_MAX;
     }
-    return member ? exchange_places(l, member) : OD_OK;
+    const od_place mine = *own;
+    return member ? od_member_exchange(member, l->places, &mine, sizeof mine) : OD_OK;
 }
 
 void od_layout_destroy(od_layout *l) {

@@ -56,14 +56,14 @@ typedef struct od_trainer {
     double busy;                /* seconds of this member's own work on the steps since its share was set */
     uint64_t timed;             /* those steps */
 
-    od_span stats, target_stats; /* with a team: batch norm's statistics as the step found them */
-    bool in_step;                /* they may have moved since */
-    bool stop;                   /* all were asked to stop */
-    bool left;                   /* this member is out of the team; its device is closed */
-    bool evaluated;              /* before the first step */
-    bool agreed;                 /* the present failure is known to all */
-    od_status failure;           /* of the first member that failed */
-    char message[700];           /* what it said */
+    od_span stats, target_stats;      /* with a team: batch norm's statistics as the step found them */
+    bool in_step;                     /* they may have moved since */
+    bool stop;                        /* all were asked to stop */
+    bool left;                        /* this member is out of the team; its device is closed */
+    bool evaluated;                   /* before the first step */
+    bool agreed;                      /* the present failure is known to all */
+    od_status failure;                /* of the first member that failed */
+    char message[OD_FAILURE_MESSAGE]; /* what it said */
 } od_trainer;
 
 /* What an epoch came to; NaN where it was not measured. */

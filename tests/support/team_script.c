@@ -1,6 +1,7 @@
 #include "team_script.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { TEXT = 200, PARAMS = 10, CUT = 6, MOST = 64 };
@@ -58,12 +59,16 @@ static bool data(od_member *m, char *text) {
     const size_t first = (size_t)(mine - 1) * mine / 2, total = (size_t)n * (n + 1) / 2;
     float own[MOST];
     const float *all = NULL;
-    char said[16] = "not said";
+    char said[16] = "not said", names[MOST][16], name[16] = "";
     for (int i = 0; i < mine; i++)
         own[i] = (float)(first + i);
     CHECK(od_member_gather(m, &all, own, first, (size_t)mine, total) == OD_OK);
     for (size_t i = 0; i < total; i++)
         CHECK(all[i] == (float)i);
+    (void)snprintf(name, sizeof name, "m%d", mine);
+    CHECK(od_member_exchange(m, names, name, sizeof name) == OD_OK);
+    for (int i = 0; i < n; i++)
+        CHECK(names[i][0] == 'm' && strtol(names[i] + 1, NULL, 10) == i + 1);
     if (od_member_leads(m))
         (void)snprintf(said, sizeof said, "from the leader");
     CHECK(od_member_share(m, said, sizeof said) == OD_OK);
