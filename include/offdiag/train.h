@@ -101,11 +101,12 @@ od_status od_train(const od_train_config *config, od_train_result *result);
 /* ---- evaluation of a checkpoint --------------------------------------------------------------------------------- */
 
 typedef struct od_eval_options {
-    char device[256], data[1024]; /* data "": where the run found it */
-    int kernels;                  /* an od_family */
-    int protocol;                 /* 0 kNN, 1 linear */
-    int k, bank, queries;         /* 0: the run's own */
-    double t;                     /* 0: the run's own */
+    char device[1024];    /* several with commas: each computes a part of the features */
+    char data[1024];      /* "": where the run found it */
+    int kernels;          /* an od_family */
+    int protocol;         /* 0 kNN, 1 linear */
+    int k, bank, queries; /* 0: the run's own */
+    double t;             /* 0: the run's own */
     int linear_epochs;
     double linear_lr; /* 0: sweep */
     bool folds;       /* linear: the mean over the data set's predefined folds */
@@ -125,20 +126,23 @@ typedef struct od_eval_result {
     uint64_t steps;
 } od_eval_result;
 
-/* path: a run directory or a checkpoint file. */
+/* path: a run directory or a checkpoint file. Over several devices and MPI ranks features, kNN's votes and the sweep of
+ * the linear protocol are divided; every rank reads checkpoint and data, and rank 0 has the result. */
 od_status od_evaluate(const char *path, const od_eval_options *options, od_eval_result *result);
 
 typedef struct od_embed_options {
-    char device[256], data[1024]; /* data "": where the run found it */
-    int kernels;                  /* an od_family */
-    int split;                    /* 0 test, 1 train (all of it, the run's --limit aside) */
-    int limit;                    /* the first N images; 0: all */
-    char out[1024];               /* features (n, F) float32 .npy */
-    char labels[1024];            /* labels (n) int32 .npy; "": none */
-    char images[1024];            /* the encoder's inputs (n, S, S, 4) float32 .npy, normalised; "": none */
+    char device[1024]; /* several with commas: each computes a part of the features */
+    char data[1024];   /* "": where the run found it */
+    int kernels;       /* an od_family */
+    int split;         /* 0 test, 1 train (all of it, the run's --limit aside) */
+    int limit;         /* the first N images; 0: all */
+    char out[1024];    /* features (n, F) float32 .npy */
+    char labels[1024]; /* labels (n) int32 .npy; "": none */
+    char images[1024]; /* the encoder's inputs (n, S, S, 4) float32 .npy, normalised; "": none */
 } od_embed_options;
 
-/* Write the features of a checkpoint's encoder, in evaluation mode, as NumPy arrays. *n: images, *d: F. */
+/* Write the features of a checkpoint's encoder, in evaluation mode, as NumPy arrays. *n: images, *d: F; rank 0
+ * writes. */
 od_status od_embed(const char *path, const od_embed_options *options, int *n, int *d);
 
 /* The encoder of a checkpoint under torchvision's names (no prefix, num_batches_tracked included), as safetensors. */

@@ -3,6 +3,7 @@
 
 #include "base/options.h"
 #include "cli/cli.h"
+#include "dist/team.h"
 #include "offdiag/train.h"
 
 static const char *const splits[] = {"test", "train", NULL};
@@ -15,7 +16,8 @@ static const od_option rows[] = {
     OD_OPT_CHOICE(T, split, "split", splits, "which images"),
     OD_OPT_INT(T, limit, "limit", 0, 1e9, "the first N images; 0: all"),
     OD_OPT_STRING(T, data, "data", "DIR", "the data set's folder (default: where the run found it)"),
-    OD_OPT_STRING(T, device, "device", "SPEC", "device (default: $OFFDIAG_DEVICE, then auto)"),
+    OD_OPT_STRING(T, device, "device", "SPEC",
+                  "device, or several: A,B, all, gpus (default: $OFFDIAG_DEVICE, then auto)"),
     OD_OPT_CHOICE(T, kernels, "kernels", od_family_names, "kernel family"),
 };
 #undef T
@@ -29,12 +31,12 @@ od_status cmd_embed(int argc, char **argv) {
                           .about = "Write the encoder's features of the run's data set, in evaluation mode."};
     bool help = false;
     int n = 0, d = 0;
-    od_status status = od_options_parse(&table, 1, &run, argc, argv, &help);
-    if (status || help)
+    od_status status = od_world_begin();
+    if (status || (status = od_options_parse(&table, 1, &run, argc, argv, &help)) || help)
         return status;
     if (!options.out[0])
         return od_fail(OD_ERR_USAGE, "embed: needs --out FILE.npy");
-    if ((status = od_embed(run.values[0], &options, &n, &d)))
+    if ((status = od_embed(run.values[0], &options, &n, &d)) || od_world_rank() > 0)
         return status;
     printf("%s: %d x %d\n", options.out, n, d);
     return OD_OK;

@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "base/options.h"
 #include "cli/cli.h"
+#include "dist/team.h"
 #include "offdiag/train.h"
 
 typedef struct eval_args {
@@ -28,7 +29,8 @@ static const od_option rows[] = {
                 "linear: mean over the data set's predefined folds (stl10: ten of 1,000 images)"),
     OD_OPT_U64(T, eval.seed, "seed", "linear: seed of the shuffles"),
     OD_OPT_STRING(T, eval.data, "data", "DIR", "the data set's folder (default: where the run found it)"),
-    OD_OPT_STRING(T, eval.device, "device", "SPEC", "device (default: $OFFDIAG_DEVICE, then auto)"),
+    OD_OPT_STRING(T, eval.device, "device", "SPEC",
+                  "device, or several: A,B, all, gpus (default: $OFFDIAG_DEVICE, then auto)"),
     OD_OPT_CHOICE(T, eval.kernels, "kernels", od_family_names, "kernel family"),
     OD_OPT_FLAG(T, json, "json", "one JSON document"),
 };
@@ -62,10 +64,10 @@ od_status cmd_eval(int argc, char **argv) {
     od_positionals run = {
         .min = 1, .max = 1, .usage = "RUN|CHECKPOINT", .about = "Evaluate a run's encoder on its data set."};
     bool help = false;
-    od_status status = od_options_parse(&table, 1, &run, argc, argv, &help);
-    if (status || help)
+    od_status status = od_world_begin();
+    if (status || (status = od_options_parse(&table, 1, &run, argc, argv, &help)) || help)
         return status;
-    if ((status = od_evaluate(run.values[0], &args.eval, &r)))
+    if ((status = od_evaluate(run.values[0], &args.eval, &r)) || od_world_rank() > 0)
         return status;
     if (args.json)
         return print_json(&args, &r);

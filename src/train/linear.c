@@ -135,28 +135,42 @@ static od_status score(probe *p, double *accuracy, const od_features *f, const u
     return OD_OK;
 }
 
-/* The rate with the best accuracy on the last rows of ids (n), after training on the others; the first of equals. */
+/* accuracies (sweep_count): on the last rows of ids (train->n) after training on the others; -1 where the loss is not
+ * finite. Each member of a team tries every so many-th rate. */
+static od_status try_rates(probe *p, double *accuracies, const od_features *train, const uint32_t *ids, int held) {
+    const od_probe_config *c = p->config;
+    const int members = c->member ? od_member_count(c->member) : 1, own = c->member ? od_member_index(c->member) : 0;
+    const int kept = train->n - held;
+    for (int i = own; i < c->sweep_count; i += members) {
+        double loss = 0;
+        od_status status = fit(p, &loss, train, ids, kept, c->sweep_epochs, c->sweep[i]);
+        if (status || (status = score(p, &accuracies[i], train, ids + kept, held)))
+            return status;
+        accuracies[i] = isfinite(loss) ? accuracies[i] : -1;
+    }
+    return c->member ? od_member_sum(c->member, accuracies, (size_t)c->sweep_count) : OD_OK;
+}
+
+/* The rate with the best accuracy on held-out rows; the first of equals. */
 static od_status sweep(probe *p, od_probe_result *out, const od_features *train, const uint32_t *ids) {
     const od_probe_config *c = p->config;
     int held = (int)((float)train->n * c->held_out);
     held = held < 1 ? 1 : held;
-    int kept = train->n - held;
-    if (kept < 1)
+    if (train->n - held < 1)
         return od_fail(OD_ERR_ARGUMENT, "linear probe: a sweep needs at least 2 training rows, not %d", train->n);
+    double *accuracies = calloc((size_t)c->sweep_count, sizeof *accuracies);
+    od_status status = accuracies ? try_rates(p, accuracies, train, ids, held)
+                                  : od_fail(OD_ERR_MEMORY, "linear probe: no memory for %d rates", c->sweep_count);
     out->held_out_accuracy = -1;
-    for (int i = 0; i < c->sweep_count; i++) {
-        double loss = 0, accuracy = 0;
-        od_status status = fit(p, &loss, train, ids, kept, c->sweep_epochs, c->sweep[i]);
-        if (status || (status = score(p, &accuracy, train, ids + kept, held)))
-            return status;
-        if (isfinite(loss) && accuracy > out->held_out_accuracy) {
-            out->held_out_accuracy = accuracy;
+    for (int i = 0; i < c->sweep_count && !status; i++)
+        if (accuracies[i] > out->held_out_accuracy) {
+            out->held_out_accuracy = accuracies[i];
             out->lr = c->sweep[i];
         }
-    }
-    if (out->held_out_accuracy < 0)
-        return od_fail(OD_ERR_NUMERIC, "linear probe: the loss is not finite at any learning rate of the sweep");
-    return OD_OK;
+    free(accuracies);
+    if (!status && out->held_out_accuracy < 0)
+        status = od_fail(OD_ERR_NUMERIC, "linear probe: the loss is not finite at any learning rate of the sweep");
+    return status;
 }
 
 static od_status check(const od_probe_config *c, const od_features *f, const char *which, int d, int classes) {
@@ -188,6 +202,8 @@ od_status od_linear_probe(od_device *device, od_probe_result *out, const od_prob
         goto out;
     od_rng_permutation(ids, train->n, config->seed, UINT64_MAX); /* no epoch's: it picks the held-out rows */
     if (config->lr == 0 && (status = sweep(&p, &result, train, ids)))
+        goto out;
+    if (config->member && !od_member_leads(config->member))
         goto out;
     if ((status = fit(&p, &result.train_loss, train, ids, train->n, config->epochs, result.lr)))
         goto out;

@@ -7,6 +7,7 @@
 #ifndef TRAIN_LINEAR_H
 #define TRAIN_LINEAR_H
 
+#include "dist/team.h"
 #include "offdiag/device.h"
 
 /* Features on the host, borrowed. */
@@ -24,6 +25,7 @@ typedef struct od_probe_config {
     int sweep_count, sweep_epochs;
     float held_out; /* part of the training rows that chooses among them */
     uint64_t seed;
+    od_member *member; /* NULL: alone; else all members have the same features and divide the rates of a sweep */
 } od_probe_config;
 
 /* 100 epochs, batch 256, momentum 0.9, no weight decay; a sweep of 0.01 to 30 with 20 epochs each on 9/10 of the rows.
@@ -37,7 +39,9 @@ typedef struct od_probe_result {
     float lr;
 } od_probe_result;
 
-/* Two runs with one seed agree bit for bit. A loss that is not finite: OD_ERR_NUMERIC with the learning rate. */
+/* Two runs with one seed agree bit for bit. With a team the leader trains the classifier in the end: the result is its.
+ * (A step of it takes less than members would take to add up.) A loss that is not finite: OD_ERR_NUMERIC with the
+ * learning rate. */
 od_status od_linear_probe(od_device *device, od_probe_result *out, const od_probe_config *config,
                           const od_features *train, const od_features *test, int d, int classes);
 

@@ -5,89 +5,20 @@
 #include <string.h>
 
 #include "base/npy.h"
-#include "train/checkpoint.h"
 #include "train/config.h"
-#include "train/evaluate.h"
 #include "train/linear.h"
-
-enum { EVAL_ROWS = 64 }; /* images of a training pass that the model is built for: evaluation works in twice as many */
-
-typedef struct loaded {
-    od_checkpoint_info info;
-    od_device *device;
-    od_dataset *dataset;
-    od_model *model;
-    od_views views;
-} loaded;
-
-static void close_loaded(loaded *l) {
-    od_views_destroy(&l->views);
-    od_model_destroy(l->model);
-    od_dataset_close(l->dataset);
-    od_device_close(l->device);
-}
-
-/* A checkpoint's model on a device; with its data set unless `data` is NULL. */
-static od_status open_loaded(loaded *l, const char *path, const char *device, od_family family, const char *data) {
-    od_safetensors *file = NULL;
-    char *file_path = NULL;
-    od_model_config model_config;
-    od_augment_policy policies[2];
-    od_device_options options = {.family = family};
-    od_status status = OD_OK;
-    *l = (loaded){0};
-    if ((status = od_checkpoint_path(path, &file_path)) || (status = od_checkpoint_open(file_path, &file, &l->info)))
-        goto out;
-    const od_checkpoint_info *info = &l->info;
-    od_train_model_config(&model_config, &info->config, info->image_side);
-    if ((status = od_device_open(device, &options, &l->device)) ||
-        (status = od_model_create(l->device, &model_config, EVAL_ROWS, &l->model)) ||
-        (status = od_checkpoint_load(file, file_path, l->model, NULL, false)) || !data)
-        goto out;
-    if ((status = od_dataset_open(info->config.dataset, data[0] ? data : info->data_dir,
-                                  od_train_image_side(&info->config), &l->dataset)) ||
-        (status = od_dataset_downsample(l->dataset, info->config.downsample)))
-        goto out;
-    if (l->dataset->h != info->image_side || l->dataset->c != info->channels || l->dataset->classes != info->classes) {
-        status = od_fail(OD_ERR_FORMAT, "%s: trained on %dx%d images with %d channels; %s has %dx%d with %d", file_path,
-                         info->image_side, info->image_side, info->channels, l->dataset->dir, l->dataset->h,
-                         l->dataset->w, l->dataset->c);
-        goto out;
-    }
-    od_split_limit(&l->dataset->train, (size_t)info->config.limit);
-    od_augment_policies_named(policies, info->config.augment, info->config.crop_min, info->mean, info->std);
-    status = od_views_create(&l->views, l->device, l->dataset, policies, model_config.image_size, 2 * EVAL_ROWS,
-                             EVAL_ROWS, info->config.seed);
-out:
-    od_safetensors_close(file);
-    free(file_path);
-    if (status)
-        close_loaded(l);
-    return status;
-}
+#include "train/loaded.h"
 
 /* ---- evaluation ------------------------------------------------------------------------------------------------- */
 
-/* Features (n, F) of a split's first n images, on the host. */
-static od_status host_features(loaded *l, const od_split *split, int n, float **out) {
-    size_t count = (size_t)n * od_model_feature_dim(l->model);
-    od_span features = OD_NO_SPAN;
-    if (n == 0)
-        return od_fail(OD_ERR_USAGE, "%s: no %s images %s", l->dataset->dir,
-                       split == &l->dataset->test ? "test" : "training",
-                       split->n ? "with labels" : "(embed: --split train may have some)");
-    od_status status = od_split_features(l->model, &l->views, split, 0, n, &features);
-    if (status)
-        return status;
-    *out = malloc(count * sizeof **out);
-    status = *out ? od_span_read(features, *out, count) : od_fail(OD_ERR_MEMORY, "no memory for %d features", n);
-    od_buffer_release(features.buffer);
-    return status;
-}
+typedef struct evaluation {
+    const od_eval_options *options;
+    od_eval_result *result; /* the leader's, and on rank 0 alone */
+} evaluation;
 
 /* The mean over the data set's folds: a classifier for each, trained on the fold's rows alone. */
-static od_status probe_folds(loaded *l, od_probe_result *mean, const od_probe_config *config, const od_features *train,
-                             const od_features *test) {
+static od_status probe_folds(const od_loaded *l, od_probe_result *mean, const od_probe_config *config,
+                             const od_features *train, const od_features *test) {
     const od_folds *f = &l->dataset->folds;
     size_t d = od_model_feature_dim(l->model);
     float *x = malloc((size_t)f->size * d * sizeof *x);         /* (size, d) */
@@ -96,13 +27,8 @@ static od_status probe_folds(loaded *l, od_probe_result *mean, const od_probe_co
     double sum = 0;
     for (int fold = 0; fold < f->count && !status; fold++) {
         od_features part = {x, labels, f->size};
-        for (int i = 0; i < f->size && !status; i++) {
-            int row = f->indices[(size_t)fold * f->size + i];
-            if (row >= train->n) {
-                status = od_fail(OD_ERR_USAGE, "--folds needs all labelled training images: the run's --limit has %d",
-                                 train->n);
-                break;
-            }
+        for (int i = 0; i < f->size; i++) {
+            const int row = f->indices[(size_t)fold * f->size + i];
             memcpy(x + i * d, train->x + row * d, d * sizeof *x);
             labels[i] = train->labels[row];
         }
@@ -115,27 +41,28 @@ static od_status probe_folds(loaded *l, od_probe_result *mean, const od_probe_co
     return status;
 }
 
-static od_status evaluate_linear(loaded *l, const od_eval_options *o, od_eval_result *r) {
+static od_status evaluate_linear(od_loaded *l, const od_eval_options *o, od_eval_result *r) {
     od_probe_config config;
-    od_probe_result probe;
-    float *train = NULL, *test = NULL;
-    od_status status = OD_OK;
+    od_probe_result probe = {0};
+    const float *features = NULL; /* (n_train + n_test, F) */
+    float *own = NULL;
     const od_dataset *d = l->dataset;
+    const int n_train = od_split_labelled(&d->train), n_test = od_split_labelled(&d->test);
+    const int dim = od_model_feature_dim(l->model);
     od_probe_config_default(&config);
     if (o->linear_epochs > 0)
         config.epochs = o->linear_epochs;
     config.lr = (float)o->linear_lr;
     config.seed = o->seed;
-    int n_train = od_split_labelled(&d->train), n_test = od_split_labelled(&d->test);
-    if (o->folds && d->folds.count == 0)
-        return od_fail(OD_ERR_USAGE, "--folds: %s has no predefined folds (stl10 has, in fold_indices.txt)", d->name);
-    if ((status = host_features(l, &d->train, n_train, &train)) || (status = host_features(l, &d->test, n_test, &test)))
-        goto out;
-    od_features train_set = {train, d->train.labels, n_train}, test_set = {test, d->test.labels, n_test};
-    status = o->folds ? probe_folds(l, &probe, &config, &train_set, &test_set)
-                      : od_linear_probe(l->device, &probe, &config, &train_set, &test_set,
-                                        od_model_feature_dim(l->model), d->classes);
+    config.member = l->member;
+    od_status status = od_loaded_features(l, &features, &own, &d->train, n_train, &d->test, n_test);
     if (status)
+        goto out;
+    const od_features train_set = {features, d->train.labels, n_train};
+    const od_features test_set = {features + (size_t)n_train * dim, d->test.labels, n_test};
+    status = o->folds ? probe_folds(l, &probe, &config, &train_set, &test_set)
+                      : od_linear_probe(l->device, &probe, &config, &train_set, &test_set, dim, d->classes);
+    if (status || !od_loaded_leads(l))
         goto out;
     r->folds = o->folds ? d->folds.count : 0;
     r->accuracy = probe.accuracy;
@@ -144,84 +71,140 @@ static od_status evaluate_linear(loaded *l, const od_eval_options *o, od_eval_re
     r->bank = o->folds ? d->folds.size : n_train;
     r->queries = n_test;
 out:
-    free(train);
-    free(test);
+    free(own);
     return status;
 }
 
-od_status od_evaluate(const char *path, const od_eval_options *o, od_eval_result *r) {
-    loaded l;
-    *r = (od_eval_result){.feature_rank = NAN};
-    od_status status = open_loaded(&l, path, o->device, (od_family)o->kernels, o->data);
-    if (status)
+static od_status evaluate_knn(od_loaded *l, const od_eval_options *o, od_eval_result *r) {
+    const od_train_config *c = &l->info.config;
+    const od_encoding encoding = {.model = l->model, .views = &l->views, .member = l->member, .layout = &l->layout};
+    double accuracy = NAN, rank = NAN;
+    od_knn_protocol protocol = {.k = o->k ? o->k : c->knn_k,
+                                .bank = o->bank ? o->bank : c->knn_bank,
+                                .queries = o->queries ? o->queries : c->knn_queries,
+                                .t = o->t > 0 ? o->t : c->knn_t};
+    od_status status = od_knn_accuracy(&encoding, l->dataset, &protocol, &accuracy, &rank);
+    if (status || !od_loaded_leads(l))
         return status;
-    const od_train_config *c = &l.info.config;
-    snprintf(r->dataset, sizeof r->dataset, "%s", c->dataset);
-    snprintf(r->encoder, sizeof r->encoder, "%s", od_encoder_names[c->encoder]);
-    r->width = od_train_width(c);
-    r->steps = l.info.progress.step;
-    if (o->protocol == 1) {
-        status = evaluate_linear(&l, o, r);
-    } else {
-        od_knn_protocol protocol = {.k = o->k ? o->k : c->knn_k,
-                                    .bank = o->bank ? o->bank : c->knn_bank,
-                                    .queries = o->queries ? o->queries : c->knn_queries,
-                                    .t = o->t > 0 ? o->t : c->knn_t};
-        const od_encoding encoding = {.model = l.model, .views = &l.views};
-        status = od_knn_accuracy(&encoding, l.dataset, &protocol, &r->accuracy, &r->feature_rank);
-        if (!status && !isfinite(r->accuracy))
-            status = od_fail(OD_ERR_USAGE, "%s: kNN needs training and test images with labels", l.dataset->dir);
-        r->k = protocol.k;
-        r->t = protocol.t;
-        r->bank = protocol.bank;
-        r->queries = protocol.queries;
+    r->accuracy = accuracy;
+    r->feature_rank = rank;
+    r->k = protocol.k;
+    r->t = protocol.t;
+    r->bank = protocol.bank;
+    r->queries = protocol.queries;
+    return OD_OK;
+}
+
+static od_status check_evaluation(const od_loaded *l, const void *context) {
+    const evaluation *e = context;
+    const od_dataset *d = l->dataset;
+    const od_folds *f = &d->folds;
+    const int n_train = od_split_labelled(&d->train), n_test = od_split_labelled(&d->test);
+    if (n_train == 0 || n_test == 0)
+        return od_fail(OD_ERR_USAGE, "%s: no %s images with labels", d->dir, n_train ? "test" : "training");
+    if (e->options->protocol == 0 || !e->options->folds)
+        return OD_OK;
+    if (f->count == 0)
+        return od_fail(OD_ERR_USAGE, "--folds: %s has no predefined folds (stl10 has, in fold_indices.txt)", d->name);
+    for (size_t i = 0; i < (size_t)f->count * f->size; i++)
+        if (f->indices[i] >= n_train)
+            return od_fail(OD_ERR_USAGE, "--folds needs all labelled training images: the run's --limit has %d",
+                           n_train);
+    return OD_OK;
+}
+
+static od_status evaluate(od_loaded *l, void *context) {
+    const evaluation *e = context;
+    const od_train_config *c = &l->info.config;
+    od_eval_result *r = e->result;
+    if (od_loaded_leads(l)) {
+        snprintf(r->dataset, sizeof r->dataset, "%s", c->dataset);
+        snprintf(r->encoder, sizeof r->encoder, "%s", od_encoder_names[c->encoder]);
+        r->width = od_train_width(c);
+        r->steps = l->info.progress.step;
     }
-    close_loaded(&l);
-    return status;
+    return e->options->protocol == 1 ? evaluate_linear(l, e->options, r) : evaluate_knn(l, e->options, r);
+}
+
+od_status od_evaluate(const char *path, const od_eval_options *o, od_eval_result *r) {
+    evaluation e = {.options = o, .result = r};
+    const od_loading loading = {.path = path,
+                                .devices = o->device,
+                                .data = o->data,
+                                .family = (od_family)o->kernels,
+                                .check = check_evaluation,
+                                .body = evaluate,
+                                .context = &e};
+    *r = (od_eval_result){.feature_rank = NAN};
+    return od_loaded_run(&loading);
 }
 
 /* ---- embedding -------------------------------------------------------------------------------------------------- */
 
-/* The encoder's inputs (n, S, S, 4) for the first images of a split, on the host. */
-static od_status host_inputs(loaded *l, const od_split *split, float **out) {
-    size_t image = (size_t)l->views.size * l->views.size * 4;
-    int chunk = l->views.capacity;
-    od_status status = OD_OK;
-    *out = malloc(split->n * image * sizeof **out);
-    if (!*out)
-        return od_fail(OD_ERR_MEMORY, "no memory for %d images", split->n);
-    for (int first = 0; first < split->n && !status; first += chunk) {
-        int count = split->n - first < chunk ? split->n - first : chunk;
+typedef struct embedding {
+    const od_embed_options *options;
+    int *n, *d;
+} embedding;
+
+static od_status check_embedding(const od_loaded *l, const void *context) {
+    const embedding *e = context;
+    const od_split *split = e->options->split ? &l->dataset->train : &l->dataset->test;
+    if (split->n == 0)
+        return od_fail(OD_ERR_USAGE, "%s: no %s images", l->dataset->dir,
+                       e->options->split ? "training" : "test (--split train may have some)");
+    return OD_OK;
+}
+
+/* The encoder's inputs (n, S, S, 4) for the first n images of a split, to a file. */
+static od_status write_inputs(od_loaded *l, const od_split *split, int n, const char *path) {
+    const size_t side = (size_t)l->views.size, image = side * side * 4, shape[] = {(size_t)n, side, side, 4};
+    const int chunk = l->views.capacity;
+    float *inputs = malloc((size_t)n * image * sizeof *inputs);
+    od_status status = inputs ? OD_OK : od_fail(OD_ERR_MEMORY, "no memory for %d images", n);
+    for (int first = 0; first < n && !status; first += chunk) {
+        int count = n - first < chunk ? n - first : chunk;
         if (!(status = od_views_plain(&l->views, split, first, count)))
-            status = od_span_read(l->views.x, *out + first * image, count * image);
+            status = od_span_read(l->views.x, inputs + (size_t)first * image, (size_t)count * image);
     }
+    if (!status)
+        status = od_npy_write_f32(path, inputs, 4, shape);
+    free(inputs);
+    return status;
+}
+
+static od_status embed(od_loaded *l, void *context) {
+    const embedding *e = context;
+    const od_embed_options *o = e->options;
+    const od_split *split = o->split ? &l->dataset->train : &l->dataset->test;
+    const int n = o->limit && o->limit < split->n ? o->limit : split->n, d = od_model_feature_dim(l->model);
+    const size_t shape[] = {(size_t)n, (size_t)d};
+    const float *features = NULL;
+    float *own = NULL;
+    od_status status = od_loaded_features(l, &features, &own, split, n, NULL, 0);
+    if (status || !od_loaded_leads(l))
+        goto out;
+    *e->n = n;
+    *e->d = d;
+    if ((status = od_npy_write_f32(o->out, features, 2, shape)) ||
+        (o->labels[0] && (status = od_npy_write_i32(o->labels, split->labels, 1, shape))))
+        goto out;
+    if (o->images[0])
+        status = write_inputs(l, split, n, o->images);
+out:
+    free(own);
     return status;
 }
 
 od_status od_embed(const char *path, const od_embed_options *o, int *n, int *d) {
-    loaded l;
-    float *features = NULL, *inputs = NULL;
-    od_status status = open_loaded(&l, path, o->device, (od_family)o->kernels, o->data);
-    if (status)
-        return status;
-    od_split *split = o->split ? &l.dataset->train : &l.dataset->test;
-    od_split_limit(split, (size_t)o->limit);
-    *n = split->n;
-    *d = od_model_feature_dim(l.model);
-    size_t side = (size_t)l.views.size;
-    const size_t features_shape[] = {(size_t)*n, (size_t)*d}, inputs_shape[] = {(size_t)*n, side, side, 4};
-    if ((status = host_features(&l, split, split->n, &features)) ||
-        (status = od_npy_write_f32(o->out, features, 2, features_shape)))
-        goto out;
-    if (o->labels[0] && (status = od_npy_write_i32(o->labels, split->labels, 1, features_shape)))
-        goto out;
-    if (o->images[0] && !(status = host_inputs(&l, split, &inputs)))
-        status = od_npy_write_f32(o->images, inputs, 4, inputs_shape);
-out:
-    free(features);
-    free(inputs);
-    close_loaded(&l);
-    return status;
+    embedding e = {.options = o, .n = n, .d = d};
+    const od_loading loading = {.path = path,
+                                .devices = o->device,
+                                .data = o->data,
+                                .family = (od_family)o->kernels,
+                                .check = check_embedding,
+                                .body = embed,
+                                .context = &e};
+    return od_loaded_run(&loading);
 }
 
 /* ---- export ----------------------------------------------------------------------------------------------------- */

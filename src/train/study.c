@@ -215,22 +215,13 @@ static od_status take_figures(od_study_run *r) {
     return OD_OK;
 }
 
-/* Of a list the first one: an evaluation takes one device. */
-static void first_device(char *to, size_t size, const char *list) {
-    const char *one = strcmp(list, "all") == 0 ? "auto" : strcmp(list, "gpus") == 0 ? "gpu" : list;
-    size_t length = strcspn(one, ",");
-    length = length < size ? length : size - 1;
-    memcpy(to, one, length);
-    to[length] = '\0';
-}
-
 static od_status evaluate(const od_study *s, od_study_run *r) {
     od_eval_result result;
     od_eval_options options = {.kernels = s->config.base.kernels,
                                .protocol = 1,
                                .linear_epochs = s->config.linear_epochs,
                                .linear_lr = s->config.linear_lr};
-    first_device(options.device, sizeof options.device, s->config.base.device);
+    (void)snprintf(options.device, sizeof options.device, "%s", s->config.base.device);
     (void)snprintf(options.data, sizeof options.data, "%s", s->config.base.data);
     od_status status = s->config.linear ? od_evaluate(r->dir, &options, &result) : OD_OK;
     r->figures[OD_STUDY_LINEAR] = s->config.linear && !status ? result.accuracy : NAN;
