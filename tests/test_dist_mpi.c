@@ -74,9 +74,22 @@ Test(dist_mpi, two_and_three_ranks_train_as_one) {
     }
 }
 
+/* Half of the last rank's launches in a run of these options: in a step, as setup and the end are shorter. */
+static long half_of_launches(int ranks, const char *more) {
+    launch(ranks, "launch:0:1000000000");
+    (void)setenv("OFFDIAG_LOG", "fault", 1);
+    cli_result r = tiny_train("undisturbed", more);
+    (void)unsetenv("OFFDIAG_LOG");
+    cli_expect(&r, 0, "launch:0: ");
+    return strtol(strstr(r.err, "launch:0: ") + strlen("launch:0: "), NULL, 10) / 2;
+}
+
 Test(dist_mpi, a_lost_device_of_another_rank_leaves_a_checkpoint) {
-    launch(2, "launch:0:4000");
-    cli_result r = tiny_train("run", "--steps 200 --eval-every 0 --split 5:3 --quiet");
+    static const char more[] = "--steps 200 --eval-every 0 --split 5:3 --quiet";
+    char text[64];
+    (void)snprintf(text, sizeof text, "launch:0:%ld", half_of_launches(2, more));
+    launch(2, text);
+    cli_result r = tiny_train("run", more);
     cli_expect(&r, 1, "rank 1|the checkpoint of step");
     launch(1, NULL);
     const int at = metrics_count("run", "step");
@@ -104,6 +117,32 @@ Test(dist_mpi, a_killed_rank_ends_all_and_the_last_checkpoint_resumes) {
     r = cli("train --resume --quiet --out %s", in_scratch("run"));
     cli_expect(&r, 0, "");
     cr_assert_eq(metrics_count("run", "step"), 300, "all of tiny_long's");
+}
+
+static double accuracy_of(const cli_result *r) {
+    json_t *document = json_loads(r->out, 0, NULL);
+    const double accuracy = json_number_value(json_object_get(document, "accuracy"));
+    json_decref(document);
+    return accuracy;
+}
+
+Test(dist_mpi, ranks_evaluate_as_one) {
+    static const char *const protocols[] = {"knn", "linear --epochs 5"};
+    cli_result r = tiny_train("run", "--steps 10 --eval-every 0 --quiet");
+    cli_expect(&r, 0, "");
+    for (int i = 0; i < 2; i++) {
+        r = cli("eval %s --json --protocol %s", in_scratch("run"), protocols[i]);
+        cli_expect(&r, 0, "");
+        const double one = accuracy_of(&r);
+        launch(3, NULL);
+        r = cli("eval %s --json --protocol %s", in_scratch("run"), protocols[i]);
+        cli_expect(&r, 0, "");
+        cr_assert_eq(accuracy_of(&r), one, "%s: %g, alone %g; one writer", protocols[i], accuracy_of(&r), one);
+        launch(1, NULL);
+    }
+    launch(2, NULL);
+    r = cli("eval %s --protocol linear --folds", in_scratch("run"));
+    cli_expect(&r, 2, "--folds");
 }
 
 Test(dist_mpi, mistakes_end_all_ranks) {

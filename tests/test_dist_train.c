@@ -262,50 +262,68 @@ Test(dist_train, resumes_on_the_same_devices_with_the_same_bits) {
     cr_assert_eq(differing_tensors(in_scratch("whole"), in_scratch("parts"), ""), 0);
 }
 
-/* Shares that are far from the devices' speeds are corrected, once a second of work tells. */
+/* Shares that are far from the devices' speeds are corrected at the first epoch's end, and stay where they are right.
+ */
 Test(dist_train, a_split_follows_the_devices_own_times) {
     char more[200];
-    (void)snprintf(more, sizeof more,
-                   "--device %s --split 63:1 --eval-every 0 --batch 64 --width 16 --downsample 1 --steps 200",
-                   devices(2));
+    (void)snprintf(more, sizeof more, "--device %s --split 15:1 --eval-every 0", devices(2));
     cli_result r = tiny_interrupt("run", more, 8, SIGTERM);
     cli_expect(&r, 130, "interrupted at step");
-    cli_child child = cli_start("train --resume --out %s --split= --checkpoint-every 0", in_scratch("run"));
-    for (int i = 0; i < 10000 && metrics_count("run", "split") < 1; i++)
-        (void)usleep(10000);
-    (void)kill(child.pid, SIGTERM);
-    r = cli_wait(child);
-    cli_expect(&r, 130, "own times differed by");
+    (void)setenv("OFFDIAG_IMAGE_SECONDS", "0.1:0.3", 1); /* in place of the clock */
+    r = cli("train --resume --out %s --split=", in_scratch("run"));
+    (void)unsetenv("OFFDIAG_IMAGE_SECONDS");
+    cli_expect(&r, 0, "own times differed by 80 %: from here on they take 12:4 of 16 images");
+    cr_assert_eq(metrics_count("run", "split"), 1);
     json_t *line = metrics_line("run", "split", 0);
-    const json_t *shares = json_object_get(line, "shares");
-    json_int_t first = json_integer_value(json_array_get(shares, 0));
-    cr_assert_lt(first, 63);
-    cr_assert_eq(first + json_integer_value(json_array_get(shares, 1)), 64);
-    json_t *about = json_object_get(read_json(in_scratch("run/config.json")), "run");
-    cr_assert_eq(json_array_size(json_object_get(about, "splits")), 2 + metrics_count("run", "split"));
+    cr_assert_eq(json_integer_value(json_object_get(line, "step")) % TINY_EPOCH, 0);
+    const json_t *about = json_object_get(read_json(in_scratch("run/config.json")), "run");
+    const json_t *splits = json_object_get(about, "splits"), *last = json_array_get(splits, 2);
+    cr_assert_eq(json_array_size(splits), 3, "the start, the resumption, the correction");
+    cr_assert_eq(json_integer_value(json_array_get(json_object_get(last, "shares"), 0)), 12);
 }
 
 /* ---- failures --------------------------------------------------------------------------------------------------- */
 
-/* How often the test device is launched on in a run's setup and in 50 steps, roughly: a fault between is in a step. */
 static void fault(const char *what, int device, int n) {
     char text[64];
     (void)snprintf(text, sizeof text, "%s:%d:%d", what, device, n);
     (void)setenv("OFFDIAG_FAULT", text, 1);
 }
 
+/* The run undisturbed; launches (count): half of each device's. Setup and the last evaluation together are shorter than
+ * 60 steps: a fault there is in a step. */
+static void count_launches(const char *run, int count, const char *more, int *launches) {
+    char text[200] = "";
+    for (int i = 0; i < count; i++) {
+        const size_t used = strlen(text);
+        (void)snprintf(text + used, sizeof text - used, "%slaunch:%d:1000000000", i ? "," : "", i);
+    }
+    (void)setenv("OFFDIAG_FAULT", text, 1);
+    (void)setenv("OFFDIAG_LOG", "fault", 1);
+    cli_result r = train_on(run, count, more);
+    (void)unsetenv("OFFDIAG_LOG");
+    (void)unsetenv("OFFDIAG_FAULT");
+    cli_expect(&r, 0, "");
+    for (int i = 0; i < count; i++) {
+        (void)snprintf(text, sizeof text, "launch:%d: ", i);
+        const char *line = strstr(r.err, text);
+        cr_assert_not_null(line, "no \"%s\" in: %s", text, r.err);
+        launches[i] = (int)strtol(line + strlen(text), NULL, 10) / 2;
+        cr_assert_gt(launches[i], 100);
+    }
+}
+
 /* A device that is lost ends the run after a checkpoint of the last complete step: what follows is what would have
  * followed. The leader's own is no exception. */
 Test(dist_train, a_lost_device_leaves_a_checkpoint_and_is_named) {
-    char more[200];
-    (void)snprintf(more, sizeof more, "--steps 60 --eval-every 0 --split 5:3 --quiet --method byol");
-    cli_result r = train_on("whole", 2, more);
-    cli_expect(&r, 0, "");
+    static const char more[] = "--steps 60 --eval-every 0 --split 5:3 --quiet --method byol";
+    int launches[2];
+    count_launches("whole", 2, more, launches);
     for (int device = 0; device < 2; device++) {
         char run[32];
         (void)snprintf(run, sizeof run, "lost%d", device);
-        fault("launch", device, 5000);
-        r = train_on(run, 2, more);
+        fault("launch", device, launches[device]);
+        cli_result r = train_on(run, 2, more);
         (void)unsetenv("OFFDIAG_FAULT");
         cli_expect(&r, 1, "device |the checkpoint of step |goes on");
         int at = metrics_count(run, "step");
@@ -319,13 +337,13 @@ Test(dist_train, a_lost_device_leaves_a_checkpoint_and_is_named) {
 
 /* With --keep-going the others take its share, and no step is lost. */
 Test(dist_train, the_others_go_on_without_a_lost_device) {
-    cli_result r = train_on("whole", 3, "--steps 60 --split 5:3:8 --quiet --method byol --online-linear");
-    cli_expect(&r, 0, "");
+    int launches[3];
+    count_launches("whole", 3, "--steps 60 --split 5:3:8 --quiet --method byol --online-linear", launches);
     for (int device = 0; device < 2; device++) {
         char run[32];
         (void)snprintf(run, sizeof run, "lost%d", device);
-        fault("launch", device, 5000);
-        r = train_on(run, 3, "--steps 60 --split 5:3:8 --method byol --online-linear --keep-going");
+        fault("launch", device, launches[device]);
+        cli_result r = train_on(run, 3, "--steps 60 --split 5:3:8 --method byol --online-linear --keep-going");
         (void)unsetenv("OFFDIAG_FAULT");
         cli_expect(&r, 0, "the run goes on without");
         cr_assert_eq(metrics_count(run, "step"), 60);
@@ -346,6 +364,41 @@ Test(dist_train, a_device_with_too_little_memory_gets_less) {
     (void)unsetenv("OFFDIAG_FAULT");
     cli_expect(&r, 0, "of 16 images");
     cr_assert_null(strstr(r.err, "8 of 16"), "%s", r.err);
+}
+
+/* ---- evaluation ------------------------------------------------------------------------------------------------- */
+
+static double accuracy_of(const cli_result *r) {
+    json_t *document = json_loads(r->out, 0, NULL);
+    const double accuracy = json_number_value(json_object_get(document, "accuracy"));
+    json_decref(document);
+    return accuracy;
+}
+
+/* Features in ranges, votes and the sweep's rates divided: what one device finds. */
+Test(dist_train, several_devices_evaluate_as_one) {
+    cli_result r = train_on("run", 1, "--steps 20 --eval-every 0 --quiet");
+    cli_expect(&r, 0, "");
+    static const char *const protocols[] = {"knn", "linear --epochs 5"};
+    for (int i = 0; i < 2; i++) {
+        double found[2];
+        for (int count = 1; count <= 2; count++) {
+            r = cli("eval %s --json --device %s --protocol %s", in_scratch("run"), devices(count), protocols[i]);
+            cli_expect(&r, 0, "");
+            found[count - 1] = accuracy_of(&r);
+        }
+        cr_assert_gt(found[0], 0.1, "%s: %g", protocols[i], found[0]);
+        cr_assert_eq(found[0], found[1], "%s: %g on one, %g on two", protocols[i], found[0], found[1]);
+    }
+    for (int count = 1; count <= 3; count += 2) {
+        r = cli("embed %s --device %s --out %s", in_scratch("run"), devices(count), in_scratch("%d.npy", count));
+        cli_expect(&r, 0, "");
+    }
+    size_t bytes[2];
+    char *one = slurp(in_scratch("1.npy"), &bytes[0]), *three = slurp(in_scratch("3.npy"), &bytes[1]);
+    cr_assert(bytes[0] == bytes[1] && memcmp(one, three, bytes[0]) == 0, "features differ");
+    r = cli("eval %s --protocol linear --folds --device %s", in_scratch("run"), devices(2));
+    cli_expect(&r, 2, "--folds");
 }
 
 /* ---- mistakes --------------------------------------------------------------------------------------------------- */

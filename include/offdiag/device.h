@@ -83,7 +83,7 @@ typedef struct od_device_options {
  * For tests, OFFDIAG_FAULT="KIND:DEVICE:N[,...]" makes the device that this process opened as number DEVICE (from 0)
  * fail at the N-th call of a KIND: launch, or read (waiting or in the background): as a driver does that has lost the
  * device, CL_OUT_OF_RESOURCES then and for all later calls; memory: the N-th buffer can't be allocated, later ones can.
- */
+ * OFFDIAG_LOG=fault tells how many calls of that kind there were. */
 od_status od_device_open(const char *spec, const od_device_options *options, od_device **out);
 void od_device_close(od_device *device); /* NULL is fine */
 

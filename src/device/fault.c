@@ -34,6 +34,7 @@ static bool parse(const char *text, const char *end, int *kind, uint64_t *device
 
 od_status od_faults_open(od_faults *faults, unsigned ordinal) {
     const char *variable = getenv("OFFDIAG_FAULT");
+    faults->ordinal = ordinal;
     for (const char *at = variable; at && *variable; at = *at ? at + 1 : NULL) {
         const char *end = at + strcspn(at, ",");
         int kind;
@@ -45,11 +46,18 @@ od_status od_faults_open(od_faults *faults, unsigned ordinal) {
                            variable);
         if (device == ordinal) {
             faults->armed = true;
-            faults->left[kind] = n;
+            faults->asked[kind] = faults->left[kind] = n;
         }
         at = end;
     }
     return OD_OK;
+}
+
+void od_faults_close(const od_faults *f) {
+    for (int kind = 0; kind < OD_FAULT_KINDS; kind++)
+        if (f->asked[kind])
+            od_log_topic("fault", "%s:%u: %" PRIu64 " calls", kind_names[kind], f->ordinal,
+                         f->asked[kind] - f->left[kind]);
 }
 
 cl_int od_fault_count(od_device *device, od_fault_kind kind) {

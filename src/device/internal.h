@@ -83,12 +83,16 @@ typedef struct od_transfer {
 typedef enum od_fault_kind { OD_FAULT_LAUNCH, OD_FAULT_READ, OD_FAULT_MEMORY, OD_FAULT_KINDS } od_fault_kind;
 
 typedef struct od_faults {
-    bool armed, lost;              /* lost: every call fails */
-    uint64_t left[OD_FAULT_KINDS]; /* the next one that fails; 0: none */
+    bool armed, lost; /* lost: every call fails */
+    unsigned ordinal;
+    uint64_t asked[OD_FAULT_KINDS]; /* which call is to fail; 0: none */
+    uint64_t left[OD_FAULT_KINDS];  /* the next one that fails; 0: none */
 } od_faults;
 
 /* Of the device that this process opened as number `ordinal`, from 0. */
 od_status od_faults_open(od_faults *faults, unsigned ordinal);
+/* OFFDIAG_LOG=fault: how many calls there were of the kinds that were to fail. */
+void od_faults_close(const od_faults *faults);
 
 struct od_device {
     od_device_info info;

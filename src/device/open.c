@@ -111,6 +111,7 @@ void od_device_close(od_device *device) {
         (void)clReleaseCommandQueue(device->queue);
     if (device->context)
         (void)clReleaseContext(device->context);
+    od_faults_close(&device->faults);
     od_tuning_close(device->tuning);
     od_memory_leave(device->pool.memory);
     free(device->transfers);

@@ -148,7 +148,13 @@ od_status od_trainer_recover(od_trainer *t, od_status status) {
     t->in_step = false;
     if ((undone = od_trainer_agree(t, undone)) || (undone = count_step(t, well)))
         return undone;
-    if (!t->info.config.keep_going || t->layout.places[well].rank != 0) /* rank 0 must have a device */
+    if (!t->info.config.keep_going)
         return end(t, well, status);
+    if (t->layout.places[well].rank != 0) { /* its process has the run's files open */
+        const size_t used = strlen(t->message);
+        (void)snprintf(t->message + used, sizeof t->message - used,
+                       "; rank 0, which writes the run, has no device left, so --keep-going cannot go on");
+        return end(t, well, status);
+    }
     return go_on(t, status);
 }
