@@ -7,6 +7,7 @@
  *   best_sim, best_index (queries, k): the best of the rows before `first`, min(first, k) of them
  * Options: W (vector width of the serial kernel), TEAM (work-items a query of the other). */
 #include "common.clh"
+#include "wide_vectors.clh"
 
 #define PASTE_(a, b) a##b
 #define PASTE(a, b)  PASTE_(a, b)

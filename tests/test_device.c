@@ -472,6 +472,7 @@ Test(device, compilers_are_silent) {
     static const char *const programs[][3] = {
         {"reduce", "-DV=16 -DTEAM=1", "sum_partials"},
         {"conv_cpu", "-DVW=16 -DVECS=2 -DROWS=6", "conv_pack"},
+        {"knn", "-DW=16 -DTEAM=1", "knn_best_serial"},
     };
     (void)setenv("POCL_CACHE_DIR", scratch_path("pocl"), 1);
     od_device *device = open_device((od_device_options){.no_cache = true});
