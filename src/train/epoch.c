@@ -122,6 +122,7 @@ static od_status gather_projections(od_trainer *t, const float **all, float *z, 
     const int share = od_trainer_share(t), first = od_shares_first(t->layout.shares, t->layout.index);
     od_status status = od_span_read(od_model_projection(t->model), z, (size_t)share * d);
     *all = z;
+    status = od_trainer_settle(t, status);
     if (status || !t->member)
         return status;
     return od_member_gather(t->member, all, z, (size_t)first * d, (size_t)share * d, (size_t)rows * d);
@@ -247,7 +248,9 @@ od_status od_trainer_finish_epoch(od_trainer *t) {
     od_progress_state *p = &t->info.progress;
     od_epoch e = {.epoch = (p->step + t->batches - 1) / t->batches, .knn = NAN, .feature_rank = NAN, .online = NAN};
     od_status status = OD_OK;
-    if ((status = od_trainer_flush_losses(t)) || (status = projection_metrics(t, &e)) || (status = od_watch_views(t)))
+    /* between steps members don't know what the others of a lost process would do next: they settle first */
+    if ((status = od_trainer_settle(t, od_trainer_flush_losses(t))) || (status = projection_metrics(t, &e)) ||
+        (status = od_watch_views(t)))
         return status;
     if ((p->step == t->total || (c->eval_every && e.epoch % (uint64_t)c->eval_every == 0)) &&
         ((status = knn(t, &e.knn, &e.feature_rank)) || (t->online && (status = online_test(t, &e.online)))))

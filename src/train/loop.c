@@ -112,7 +112,10 @@ static od_status train_step(od_trainer *t) {
     t->waiting++;
     if (t->waiting == OD_LOSS_SLOTS || od_now() - t->flushed > 0.5)
         status = od_trainer_flush_losses(t);
-    return status ? status : od_device_flush(t->device);
+    if (!status)
+        status = od_device_flush(t->device);
+    /* members meet once more, so that one that fails now does so in this step, whose meetings all know */
+    return status || !t->member ? status : od_member_sum(t->member, NULL, 0);
 }
 
 /* The step and how long this member worked on it. */
