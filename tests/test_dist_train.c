@@ -181,7 +181,7 @@ Test(dist_train, fifty_steps_on_three_devices_stay_with_one) {
     od_test_needs_whole();
     /* rates at which one device stays with itself when its kernels round otherwise */
     static const char *const settings[] = {"--head offdiag --lr 0.01 --head-lr 1 --online-linear",
-                                           "--head mlp --method byol --loss cosine --lr 0.0005 --head-lr 1"};
+                                           "--head mlp --method byol --loss cosine --lr 0.001 --head-lr 1"};
     for (int i = 0; i < 2; i++) {
         char one[32], three[32], more[200];
         (void)snprintf(one, sizeof one, "one%d", i);
