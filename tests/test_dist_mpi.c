@@ -119,13 +119,6 @@ Test(dist_mpi, a_killed_rank_ends_all_and_the_last_checkpoint_resumes) {
     cr_assert_eq(metrics_count("run", "step"), 300, "all of tiny_long's");
 }
 
-static double accuracy_of(const cli_result *r) {
-    json_t *document = json_loads(r->out, 0, NULL);
-    const double accuracy = json_number_value(json_object_get(document, "accuracy"));
-    json_decref(document);
-    return accuracy;
-}
-
 Test(dist_mpi, ranks_evaluate_as_one) {
     static const char *const protocols[] = {"knn", "linear --epochs 5"};
     cli_result r = tiny_train("run", "--steps 10 --eval-every 0 --quiet");
@@ -133,11 +126,11 @@ Test(dist_mpi, ranks_evaluate_as_one) {
     for (int i = 0; i < 2; i++) {
         r = cli("eval %s --json --protocol %s", in_scratch("run"), protocols[i]);
         cli_expect(&r, 0, "");
-        const double one = accuracy_of(&r);
+        const double one = cli_accuracy(&r);
         launch(3, NULL);
         r = cli("eval %s --json --protocol %s", in_scratch("run"), protocols[i]);
         cli_expect(&r, 0, "");
-        cr_assert_eq(accuracy_of(&r), one, "%s: %g, alone %g; one writer", protocols[i], accuracy_of(&r), one);
+        cr_assert_eq(cli_accuracy(&r), one, "%s: %g, alone %g; one writer", protocols[i], cli_accuracy(&r), one);
         launch(1, NULL);
     }
     launch(2, NULL);

@@ -368,13 +368,6 @@ Test(dist_train, a_device_with_too_little_memory_gets_less) {
 
 /* ---- evaluation ------------------------------------------------------------------------------------------------- */
 
-static double accuracy_of(const cli_result *r) {
-    json_t *document = json_loads(r->out, 0, NULL);
-    const double accuracy = json_number_value(json_object_get(document, "accuracy"));
-    json_decref(document);
-    return accuracy;
-}
-
 /* Features in ranges, votes and the sweep's rates divided: what one device finds. */
 Test(dist_train, several_devices_evaluate_as_one) {
     cli_result r = train_on("run", 1, "--steps 20 --eval-every 0 --quiet");
@@ -385,7 +378,7 @@ Test(dist_train, several_devices_evaluate_as_one) {
         for (int count = 1; count <= 2; count++) {
             r = cli("eval %s --json --device %s --protocol %s", in_scratch("run"), devices(count), protocols[i]);
             cli_expect(&r, 0, "");
-            found[count - 1] = accuracy_of(&r);
+            found[count - 1] = cli_accuracy(&r);
         }
         cr_assert_gt(found[0], 0.1, "%s: %g", protocols[i], found[0]);
         cr_assert_eq(found[0], found[1], "%s: %g on one, %g on two", protocols[i], found[0], found[1]);

@@ -72,7 +72,7 @@ const od_tuning_table od_conv_cpu_weight_table = {
     .shape = OD_CONV_PLAN_CLASSES,
     .parameters = {{"vecs", OD_TUNING_VALUES(1, 2, 3, 4), BY_WIDTH},
                    {"rows", OD_TUNING_VALUES(4, 6, 8, 10, 12, 13, 14), "the one of two, by width, that wastes less"},
-                   {"blocks", OD_TUNING_VALUES(4, 8, 16, 32, 64, 128), "8 work-groups a core"},
+                   {"blocks", OD_TUNING_VALUES(4, 8, 16, 32, 64, 128), "16 work-groups a core"},
                    {"slab", OD_TUNING_VALUES(64, 128, 256, 512), "256 pixels, 128 with more than 256 channels"},
                    {"gather", OD_TUNING_VALUES(0, 1), "1 with 256 output channels or more"}},
     .count = 5,
@@ -329,9 +329,8 @@ static weight_cut cut_weight(const cpu_conv *c, int n) {
                       .scratch = (size_t)row_tiles * (slab * c->rows + c->vw) + (size_t)slab * c->cols};
     const int64_t pixels = (int64_t)n * g->grid_h * g->grid_w;
     cut.group = cut.part * sizeof(float) <= GROUPED_PART_BYTES ? g->taps : 1;
-    int64_t chunks = want;
+    int64_t chunks = od_div_up(want, od_div_up(g->taps, cut.group));
     const int64_t most = MAX_PART_BYTES / (int64_t)(cut.part * sizeof(float));
-    chunks = cut.group == g->taps ? chunks : od_div_up(want, g->taps);
     const int64_t useful = pixels / (SLABS_AT_LEAST * slab);
     chunks = chunks < most ? chunks : most;
     chunks = chunks < useful ? chunks : useful;

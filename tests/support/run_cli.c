@@ -350,6 +350,13 @@ cli_child tiny_start(const char *out, const char *more) {
                      in_scratch("data"), in_scratch("%s", out), TINY_BATCH, more);
 }
 
+double cli_accuracy(const cli_result *r) {
+    json_t *document = json_loads(r->out, 0, NULL);
+    const double accuracy = json_number_value(json_object_get(document, "accuracy"));
+    json_decref(document);
+    return accuracy;
+}
+
 cli_result tiny_train(const char *out, const char *more) {
     return cli_wait(tiny_start(out, more));
 }
