@@ -56,7 +56,7 @@ cli_child tiny_start(const char *out, const char *more);
 cli_result tiny_train(const char *out, const char *more);
 /* Start a run of many steps and send `signal` once its metrics hold `lines` lines. */
 cli_result tiny_interrupt(const char *out, const char *more, int lines, int signal);
-extern const char tiny_long[]; /* steps that are more than enough for that, and frequent checkpoints */
+extern const char tiny_long[];            /* steps that are more than enough for that, and frequent checkpoints */
 double cli_accuracy(const cli_result *r); /* that `eval --json` printed */
 
 /* ---- files ------------------------------------------------------------------------------------------------------ */
