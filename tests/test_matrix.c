@@ -62,6 +62,58 @@ Test(matrix, a_row_then_its_other_formats) {
     cr_assert(strstr(r.out, " 0 failed"), "%s", r.out);
 }
 
+/* A file with one made-up row of two cases, all of it or a part. */
+static void spew_part(const char *name, const char *only, const char *date, bool quick, const char *speed) {
+    char text[1200];
+    const int n = snprintf(
+        text, sizeof text,
+        "{\"devices\": [{\"row\": \"X\", \"settings\": \"\", \"date\": \"%s\", \"offdiag\": \"0\", \"quick\": %s, "
+        "\"host\": {\"processor\": \"P\"}, \"device\": {\"name\": \"D\", \"platform\": \"L\", \"driver\": \"1\", "
+        "\"type\": \"cpu\", \"opencl\": \"1.2\"}, \"cases\": 2, \"failed\": 1, \"skipped\": 1, \"operations\": "
+        "[{\"operation\": \"%s\", \"family\": \"cpu\", \"cases\": 2, \"failed\": 1, \"skipped\": \"so\"}], "
+        "\"failures\": [], \"stopped\": [], \"training\": [], \"speed\": [%s], \"seconds\": 1.5%s%s%s}]}",
+        date, quick ? "true" : "false", name, speed, only ? ", \"only\": \"" : "", only ? only : "", only ? "\"" : "");
+    cr_assert(n > 0 && (size_t)n < sizeof text);
+    spew(in_scratch("%s", name), text, (size_t)n);
+}
+
+/* The files' row; they must make one. */
+static const json_t *merged(const char *const *names, int count) {
+    char files[1000] = "";
+    for (int i = 0; i < count; i++)
+        (void)snprintf(files + strlen(files), sizeof files - strlen(files), " %s", in_scratch("%s", names[i]));
+    cli_result r = cli("matrix --merge --json %s", files);
+    cli_expect(&r, 1, "failures in"); /* as the rows say */
+    return only_row(parse(&r));
+}
+
+/* Rows that were run in parts, on several days or machines of a kind. */
+Test(matrix, parts_of_a_row_are_joined) {
+    static const char day[] = "2026-01-02", speed[] = "{\"op\": \"gemm\", \"gflop_per_s\": 3}";
+    spew_part("ref", "--kernels ref", day, false, "{\"op\": \"gemm\", \"gflop_per_s\": 1}");
+    spew_part("cpu", "--kernels cpu", day, false, speed);
+    spew_part("gpu", "--kernels gpu", "2026-01-03", false, "");
+    spew_part("conv", "--groups conv,dense --kernels gpu", "2026-01-04", false, "");
+    spew_part("quick", "--kernels gpu", day, true, "");
+    const json_t *row = merged((const char *[]){"ref", "cpu"}, 2);
+    cr_assert_eq(number_of(row, "cases"), 4);
+    cr_assert_eq(number_of(row, "skipped"), 2);
+    cr_assert_str_eq(text_of(row, "only"), "--kernels ref; --kernels cpu");
+    row = merged((const char *[]){"ref", "gpu", "cpu"}, 3); /* in any order; nothing is missing */
+    cr_assert_null(json_object_get(row, "only"));
+    cr_assert_eq(number_of(row, "cases"), 6);
+    cr_assert_eq(number_of(row, "failed"), 3);
+    cr_assert_str_eq(text_of(row, "date"), "2026-01-03");
+    cr_assert_float_eq(json_number_value(json_object_get(row, "seconds")), 4.5, 1e-9);
+    cr_assert_eq(json_array_size(json_object_get(row, "operations")), 3);
+    const json_t *times = json_object_get(row, "speed"); /* of the device's own family */
+    cr_assert_eq(json_integer_value(json_object_get(json_array_get(times, 0), "gflop_per_s")), 3);
+    row = merged((const char *[]){"gpu", "conv"}, 2); /* these overlap: the newer one */
+    cr_assert_str_eq(text_of(row, "only"), "--groups conv,dense --kernels gpu");
+    row = merged((const char *[]){"quick", "cpu"}, 2); /* not of one kind */
+    cr_assert_str_eq(text_of(row, "only"), "--kernels cpu");
+}
+
 Test(matrix, wrong_usage_and_files) {
     cli_result r = cli("matrix --json --html");
     cli_expect(&r, 2, "--html|one of them");

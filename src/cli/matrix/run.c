@@ -256,8 +256,9 @@ static od_status make_row(const collector *c, bool unknown, double seconds, json
     if (*out && (c->options->groups[0] || c->options->kernels))
         (void)json_object_set_new(
             *out, "only",
-            json_sprintf("%s%s%s%s", c->options->groups[0] ? "--groups " : "", c->options->groups,
-                         c->options->kernels ? " --kernels " : "",
+            json_sprintf("%s%s%s%s%s", c->options->groups[0] ? "--groups " : "", c->options->groups,
+                         c->options->groups[0] && c->options->kernels ? " " : "",
+                         c->options->kernels ? "--kernels " : "",
                          c->options->kernels ? od_family_name((od_family)c->options->kernels) : ""));
     if (*out && unknown)
         (void)json_object_set_new(*out, "left_out", json_string("the driver doesn't know this setting"));

@@ -87,7 +87,8 @@ od_status od_matrix_run_row(const od_matrix_options *options, const od_matrix_ro
 
 /* {"devices": rows, "cases", "failed", "skipped", ...}; takes the array. */
 od_status od_matrix_document(json_t *rows, json_t **document);
-/* Rows of several files; a row that was run again replaces the older one. */
+/* Rows of several files. Parts of a row that have no check in common make one; a row that was run again replaces the
+ * older one. */
 od_status od_matrix_merge(const char *const *paths, int count, json_t **document);
 /* In the options' format, to where it goes. */
 od_status od_matrix_report(const od_matrix_options *options, const json_t *document);
