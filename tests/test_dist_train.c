@@ -176,20 +176,25 @@ static double figure(const char *run, const char *event, int index, const char *
     return value;
 }
 
-/* Losses of 50 steps, and what the epochs tell. */
+/* Losses of 50 steps, and what the epochs tell. On real images: with the made-up ones one device does not stay with
+ * itself to 1e-3 when its kernels round otherwise. */
 Test(dist_train, fifty_steps_on_three_devices_stay_with_one) {
-    od_test_needs_whole();
-    /* rates at which one device stays with itself when its kernels round otherwise */
+    static const char data[] = "/usr/share/datasets/fashion-mnist";
     static const char *const settings[] = {"--head offdiag --lr 0.01 --head-lr 1 --online-linear",
                                            "--head mlp --method byol --loss cosine --lr 0.001 --head-lr 1"};
+    od_test_needs_whole();
+    if (access(data, R_OK) != 0)
+        cr_skip_test("dataset-fashion-mnist is not installed");
     for (int i = 0; i < 2; i++) {
-        char one[32], three[32], more[200];
+        char one[32], three[32], more[300];
         (void)snprintf(one, sizeof one, "one%d", i);
         (void)snprintf(three, sizeof three, "three%d", i);
-        (void)snprintf(more, sizeof more, "%s --steps 50", settings[i]);
+        const int used =
+            snprintf(more, sizeof more, "%s --steps 50 --dataset fashion-mnist --data %s --limit 256 --knn-queries %d",
+                     settings[i], data, TINY_TEST);
         cli_result r = train_on(one, 1, more);
         cli_expect(&r, 0, "");
-        (void)snprintf(more, sizeof more, "%s --steps 50 --split 8:5:3", settings[i]);
+        (void)snprintf(more + used, sizeof more - (size_t)used, " --split 8:5:3");
         r = train_on(three, 3, more);
         cli_expect(&r, 0, "8 of 16 images|5 of 16 images|3 of 16 images");
         for (int step = 0; step < 50; step++) {
