@@ -377,7 +377,7 @@ static od_build_stats run_once(od_device_options options) {
 }
 
 static void expect(unsigned built, unsigned cached, unsigned rejected) {
-    od_build_stats s = run_once((od_device_options){0});
+    od_build_stats s = run_once((od_device_options){.cache = OD_CACHE_ALWAYS});
     cr_assert(s.built == built && s.cached == cached && s.rejected == rejected,
               "expected %u built, %u cached, %u rejected, found %u, %u, %u", built, cached, rejected, s.built, s.cached,
               s.rejected);
@@ -423,8 +423,22 @@ Test(device, cache_cold_then_warm) {
     cr_assert_eq(info.st_mode & 0777, 0700);
     cr_assert_gt(strlen(path), 64);
     expect(0, 1, 0);
-    od_build_stats s = run_once((od_device_options){.no_cache = true});
+    od_build_stats s = run_once((od_device_options){.cache = OD_CACHE_NEVER});
     cr_assert(s.built == 1 && s.cached == 0);
+}
+
+/* PoCL keeps its kernels itself; to give us binaries it would compile each once more. */
+Test(device, cache_left_to_drivers_that_keep_one) {
+    od_device *device = open_device((od_device_options){0});
+    const bool pocl = od_contains_nocase(od_device_get_info(device)->platform, "portable computing");
+    od_device_close(device);
+    if (!pocl)
+        cr_skip_test("for PoCL");
+    for (int i = 0; i < 2; i++) {
+        od_build_stats s = run_once((od_device_options){0});
+        cr_assert(s.built == 1 && s.cached == 0);
+    }
+    cr_assert_neq(access(scratch_path("offdiag"), F_OK), 0);
 }
 
 Test(device, cache_truncated, .timeout = 60) {
@@ -475,7 +489,7 @@ Test(device, compilers_are_silent) {
         {"knn", "-DW=16 -DTEAM=1", "knn_best_serial"},
     };
     (void)setenv("POCL_CACHE_DIR", scratch_path("pocl"), 1);
-    od_device *device = open_device((od_device_options){.no_cache = true});
+    od_device *device = open_device((od_device_options){.cache = OD_CACHE_NEVER});
     char *said = NULL;
     size_t bytes = 0;
     if (is_simulator(device))

@@ -128,7 +128,7 @@ static od_status build_and_run(od_build_stats *stats) {
     od_device *device;
     od_span y = {0};
     float host[8] = {0};
-    od_status status = od_device_open(test_device(), NULL, &device);
+    od_status status = od_device_open(test_device(), &(od_device_options){.cache = OD_CACHE_ALWAYS}, &device);
     if (!status && !(status = od_span_create(device, 8, &y)) && !(status = od_span_write(y, host, 8)) &&
         !(status = launch(device, y)) && !(status = od_span_read(y, host, 8)) && host[7] != 7)
         status = od_fail(OD_ERR_NUMERIC, "7 is %g", host[7]);

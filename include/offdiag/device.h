@@ -68,10 +68,14 @@ typedef struct od_device od_device;
  * an operation has no variant of that family, so that the GPU family can be tested on a CPU device. */
 typedef enum od_family { OD_FAMILY_AUTO, OD_FAMILY_REF, OD_FAMILY_CPU, OD_FAMILY_GPU } od_family;
 
+/* The cache of program binaries. AUTO uses it but for drivers that keep a better one or whose binaries lose something;
+ * ALWAYS for those too; NEVER neither reads nor writes it. */
+typedef enum od_caching { OD_CACHE_AUTO, OD_CACHE_ALWAYS, OD_CACHE_NEVER } od_caching;
+
 typedef struct od_device_options {
     od_family family;
+    od_caching cache;
     bool profile;          /* events and times per kernel; slower */
-    bool no_cache;         /* neither read nor write the binary cache */
     uint64_t memory_bytes; /* budget for buffers; 0: 80 % of what the device reports, divided among its users */
     /* Processes on this machine that do the same (MPI ranks): the host's memory, which CPUs and integrated GPUs share,
      * is divided among them too. 0: one. */

@@ -324,7 +324,8 @@ od_status cmd_tune(int argc, char **argv) {
         return OD_OK;
     }
     tuner t = {.args = &a, .rows = json_array()};
-    const od_device_options options = {.family = (od_family)a.kernels, .no_cache = !a.print};
+    const od_device_options options = {.family = (od_family)a.kernels,
+                                       .cache = a.print ? OD_CACHE_AUTO : OD_CACHE_NEVER};
     if (!t.rows)
         return od_fail(OD_ERR_MEMORY, "no memory for JSON");
     if (!(status = od_device_open(a.device, &options, &t.device)))

@@ -1,4 +1,5 @@
 /* The command line: finds the subcommand, prints the message of a failure, and turns its status into the exit code. */
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -62,6 +63,7 @@ int main(int argc, char **argv) {
     od_status status = OD_OK;
     const char *name = argc > 1 ? argv[1] : NULL;
     size_t i = 0;
+    (void)signal(SIGXFSZ, SIG_IGN); /* a file past its limit is an error of the write, as on a full disk */
     if (!name) {
         print_usage(stderr);
         return EXIT_USAGE;

@@ -24,11 +24,10 @@ od_status od_cl_find(int platform_index, int device_index, cl_platform_id *platf
 
 enum {
     OD_QUIRK_UNUSABLE = 1,    /* gives wrong results or crashes: never taken */
-    OD_QUIRK_NO_BINARIES = 2, /* its program binaries can't be trusted or lose something */
+    OD_QUIRK_NO_BINARIES = 2, /* its program binaries lose something, or cost more than its own cache */
     OD_QUIRK_GROUP_SIZE = 4,  /* tells kernels' work-group limits too low: the device's own holds */
-    OD_QUIRK_SAVE_LATE = 8,   /* compiles for seconds when asked for binaries: ask when the device is closed */
-    OD_QUIRK_SAME_SIZE = 16,  /* a pooled buffer serves again only for as many bytes */
-    OD_QUIRK_LOOP_LIMIT = 32  /* all loops of a work-item end early after 65,535 rounds together */
+    OD_QUIRK_SAME_SIZE = 8,   /* a pooled buffer serves again only for as many bytes */
+    OD_QUIRK_LOOP_LIMIT = 16  /* all loops of a work-item end early after 65,535 rounds together */
 };
 typedef struct od_quirks {
     unsigned flags;
@@ -61,7 +60,7 @@ typedef struct od_program {
     char *name, *options;
     cl_program program;
     char key[65]; /* in the binary cache */
-    bool from_cache, unsaved;
+    bool from_cache;
 } od_program;
 
 typedef struct od_pending {

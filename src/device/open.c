@@ -81,7 +81,9 @@ od_status od_device_open(const char *spec, const od_device_options *options, od_
     device->family = od_family_of(options->family, device->info.type);
     device->profiling = options->profile;
     device->quirks = od_quirks_of(&device->info, device->info.note, sizeof device->info.note);
-    device->caching = !options->no_cache && !(device->quirks.flags & OD_QUIRK_NO_BINARIES) && od_cache_keeps();
+    device->caching =
+        od_cache_keeps() && (options->cache == OD_CACHE_ALWAYS ||
+                             (options->cache == OD_CACHE_AUTO && !(device->quirks.flags & OD_QUIRK_NO_BINARIES)));
     open_budget(device, options);
     if ((status = od_cl_find(device->info.platform_index, device->info.device_index, &device->platform, &device->id)) ||
         (status = open_queue(device)) || (status = od_faults_open(&device->faults, atomic_fetch_add(&opened, 1))))

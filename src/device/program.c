@@ -12,9 +12,6 @@
 
 enum { LOG_MAX = 48 * 1024, PROGRAMS_MAX = 256 };
 
-/* How long closing a device may take to save programs; what is left is saved by a later run. */
-static const double save_seconds = 10;
-
 static double now(void) {
     struct timespec t;
     (void)clock_gettime(CLOCK_MONOTONIC, &t);
@@ -136,7 +133,6 @@ static void save(od_program *p) {
         od_cache_store(p->key, binary, bytes);
     else
         od_log_topic("cache", "%s.cl: the driver gives no binary: %s", p->name, od_cl_error_name(error));
-    p->unsaved = false;
     free(binary);
 }
 
@@ -161,8 +157,7 @@ static od_status make_program(od_device *device, od_program *p, bool fresh) {
         if ((status = build_source(device, p->name, source, options, &p->program)))
             goto out;
         device->stats.built++;
-        p->unsaved = device->caching;
-        if (p->unsaved && !(device->quirks.flags & OD_QUIRK_SAVE_LATE))
+        if (device->caching)
             save(p);
     }
     od_log_topic("build", "%s.cl '%s': %s, %.3f s", p->name, p->options, p->from_cache ? "cached" : "built",
@@ -212,10 +207,6 @@ od_status od_program_get(od_device *device, const char *name, const char *option
 }
 
 void od_programs_release(od_device *device) {
-    double begin = now();
-    for (od_program *p = device->programs; p && now() - begin < save_seconds; p = p->next)
-        if (p->unsaved)
-            save(p);
     while (device->programs) {
         od_program *p = device->programs;
         device->programs = p->next;

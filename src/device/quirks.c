@@ -35,9 +35,9 @@ static const struct {
     {.platform = "intel(r) opencl",
      .driver = "2026.",
      .note = "its optimiser gets -max(-a, -b) over a work-group wrong; our kernels avoid it"},
-    /* Compiles every kernel once more, for any work-group size, when it is asked for a binary: 0.1 to 0.3 s a
-     * kernel. */
-    {.platform = "portable computing language", .flags = OD_QUIRK_SAVE_LATE},
+    /* Keeps programs and kernels itself. Asked for a binary it compiles every kernel once more, for any work-group size
+     * (0.1 to 0.3 s each), and the first run from a binary compiles them again. */
+    {.platform = "portable computing language", .flags = OD_QUIRK_NO_BINARIES},
     /* Apple's CPU device: kernels with barriers run only in work-groups of one. */
     {.platform = "apple", .name = "cpu", .note = "no barriers: kernels that need work-groups are refused"},
     /* The driver waits by spinning: one core is busy while we wait. Nothing to do but to wait rarely. */

@@ -36,12 +36,9 @@ static const char *executable_path(void) {
     return path;
 }
 
-/* Tests share one kernel cache, beside their executables, so that only the first run compiles; a cache that the user
- * points to is left in charge. */
+/* Tests share one kernel cache (ours and PoCL's), beside their executables, so that only the first run compiles; a
+ * cache that the user points to is left in charge. */
 void od_test_use_cache(void) {
-    /* PoCL's own cache lies there too, and to give us binaries it would compile each kernel once more. */
-    if (!getenv("OFFDIAG_TEST_DEVICE"))
-        setenv("OFFDIAG_CACHE_MIB", "0", 0);
     if (getenv("XDG_CACHE_HOME"))
         return;
     char path[PATH_MAX];

@@ -55,7 +55,6 @@ static void become(char **argv, const char *out, const char *err) {
     (void)dup2(err_fd, STDERR_FILENO);
     if (file_limit) {
         const struct rlimit limit = {file_limit, file_limit};
-        (void)signal(SIGXFSZ, SIG_IGN); /* stays so in the program */
         (void)setrlimit(RLIMIT_FSIZE, &limit);
     }
     (void)execv(argv[0], argv);
