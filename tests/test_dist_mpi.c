@@ -26,15 +26,18 @@ static void setup(void) {
 
 TestSuite(dist_mpi, .init = setup, .fini = cli_teardown, .timeout = 600);
 
-/* The program that the tests start from here on: `ranks` of it, the last one with a fault; 1: itself. */
-static void launch(int ranks, const char *fault) {
+/* The program that the tests start from here on: `ranks` of it, the first or last one with a fault; 1: itself. */
+static void launch_with(int ranks, const char *fault, bool first) {
     static int serial;
     char text[2000], part[1200];
     if (ranks == 1) {
         (void)setenv("OFFDIAG_BIN", program, 1);
         return;
     }
-    if (fault)
+    if (fault && first)
+        (void)snprintf(part, sizeof part, "-n 1 -x OFFDIAG_FAULT='%s' '%s' \"$@\" : -n %d '%s' \"$@\"", fault, program,
+                       ranks - 1, program);
+    else if (fault)
         (void)snprintf(part, sizeof part, "-n %d '%s' \"$@\" : -n 1 -x OFFDIAG_FAULT='%s' '%s' \"$@\"", ranks - 1,
                        program, fault, program);
     else
@@ -44,6 +47,10 @@ static void launch(int ranks, const char *fault) {
     spew(path, text, strlen(text));
     cr_assert_eq(chmod(path, 0700), 0);
     (void)setenv("OFFDIAG_BIN", path, 1);
+}
+
+static void launch(int ranks, const char *fault) {
+    launch_with(ranks, fault, false);
 }
 
 static double loss_of(const char *run, int step) {
@@ -97,6 +104,35 @@ Test(dist_mpi, a_lost_device_of_another_rank_leaves_a_checkpoint) {
     r = cli("train --resume --out %s --steps 200", in_scratch("run"));
     cli_expect(&r, 0, "");
     cr_assert_eq(metrics_count("run", "step"), 200);
+}
+
+/* The first rank writes the run, until it has no device any more. */
+Test(dist_mpi, another_rank_goes_on_with_the_run) {
+    static const char more[] = "--steps 200 --split 5:3:8 --online-linear";
+    char text[64], arguments[200];
+    (void)snprintf(text, sizeof text, "launch:0:%ld", half_of_launches(3, more));
+    for (int ranks = 2; ranks <= 3; ranks++) {
+        const char *run = ranks == 2 ? "two" : "three";
+        launch_with(ranks, text, true);
+        (void)snprintf(arguments, sizeof arguments, "--steps 200 --split %s --online-linear --keep-going",
+                       ranks == 2 ? "5:3" : "5:3:8");
+        cli_result r = tiny_train(run, arguments);
+        cli_expect(&r, 0, "of rank 0|the run goes on without");
+        cr_assert_eq(metrics_count(run, "step"), 200);
+        for (int step = 0; step < 200; step++) { /* each once, in order */
+            json_t *line = metrics_line(run, "step", step);
+            cr_assert_eq(json_integer_value(json_object_get(line, "step")), step + 1);
+            json_decref(line);
+            if (ranks == 3 && step < 120) /* past the loss, before rounding has grown */
+                cr_assert_lt(fabs(loss_of(run, step) - loss_of("undisturbed", step)), 2e-3, "step %d", step);
+        }
+        json_t *about = json_object_get(read_json(in_scratch("%s/config.json", run)), "run");
+        cr_assert_eq(json_array_size(json_object_get(about, "devices")), ranks == 2 ? 0 : 2);
+        cr_assert_eq(json_array_size(json_object_get(about, "splits")), 2);
+    }
+    launch(1, NULL);
+    cli_result r = cli("eval %s --protocol knn", in_scratch("three"));
+    cli_expect(&r, 0, "");
 }
 
 Test(dist_mpi, a_killed_rank_ends_all_and_the_last_checkpoint_resumes) {

@@ -80,7 +80,7 @@ typedef struct od_failure {
 od_status od_member_settle(od_member *m, od_status status, od_failure *first);
 
 /* After od_member_agree, perhaps: the team goes on with those members that stay, in the order that they had; one that
- * does not may not use it any more. Each rank but rank 0 may lose all of its members. Waits for all. */
+ * does not may not use it any more, and a rank that loses all of its members is none any more. Waits for all. */
 od_status od_member_stay(od_member *m, bool stays);
 
 /* Sums of large arrays that go on in the background: each member gives a part [at, at + n) of its own array `base`

@@ -150,6 +150,7 @@ void world_split(bool stays) {
     MPI_Comm_free(&all);
     MPI_Comm_free(&world.background);
     if (!stays) {
+        world.rank = world.ranks; /* not the first */
         world.ranks = 1;
         return;
     }

@@ -150,10 +150,16 @@ od_status od_trainer_recover(od_trainer *t, od_status status) {
         return undone;
     if (!t->info.config.keep_going)
         return end(t, well, status);
-    if (t->layout.places[well].rank != 0) { /* its process has the run's files open */
+    bool visible = true;
+    if (t->layout.places[well].rank != t->layout.places[0].rank) { /* the leader's process has no device left */
+        if ((undone = od_trainer_hand_over(t, well, &visible)))
+            return undone;
+    }
+    if (!visible) {
         const size_t used = strlen(t->message);
         (void)snprintf(t->message + used, sizeof t->message - used,
-                       "; rank 0, which writes the run, has no device left, so --keep-going cannot go on");
+                       "; rank %d does not see %s and cannot go on with it, as --keep-going asks",
+                       t->layout.places[well].rank, t->info.config.out);
         return end(t, well, status);
     }
     return go_on(t, status);

@@ -2,7 +2,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "device/tuning.h"
 #include "od_config.h"
@@ -327,4 +329,45 @@ void od_record_close(od_record *record) {
     od_tensorboard_close(record->tensorboard);
     od_run_close(&record->run);
     json_decref(record->splits);
+    record->tensorboard = NULL;
+    record->splits = NULL;
+}
+
+/* ---- another leader ---------------------------------------------------------------------------------------------- */
+
+static bool sees_run(const od_trainer *t) {
+    char *path = od_path_join(t->info.config.out, "config.json");
+    const bool sees = path && access(path, R_OK | W_OK) == 0;
+    free(path);
+    return sees;
+}
+
+static od_status take_over(od_trainer *t) {
+    od_train_config config = t->info.config;
+    config.resume = true;
+    t->record = &t->crew->record;
+    od_progress_begin(&t->record->progress, config.quiet, t->info.progress.step, t->total, config.batch);
+    od_status status = od_run_open(&t->record->run, &config);
+    if (status)
+        return status;
+    load_splits(t);
+    status = od_run_open_metrics(&t->record->run, t->info.progress.step);
+    return status ? status : od_watch_open(t);
+}
+
+od_status od_trainer_hand_over(od_trainer *t, int to, bool *visible) {
+    double sees = t->layout.index == to && sees_run(t);
+    od_status status = od_member_sum(t->member, &sees, 1);
+    *visible = sees > 0;
+    if (status || !*visible)
+        return status;
+    status = od_trainer_flush_losses(t); /* the leader logs them still, the others take note */
+    if (t->record) {
+        od_progress_end(&t->record->progress);
+        od_record_close(t->record);
+        t->record = NULL;
+    }
+    if ((status = od_trainer_agree(t, status)))
+        return status;
+    return od_trainer_agree(t, t->layout.index == to ? take_over(t) : OD_OK);
 }

@@ -92,6 +92,9 @@ int od_trainer_share(const od_trainer *t);
 od_status od_trainer_prepare(od_trainer *t);
 void od_trainer_close(od_trainer *t);
 void od_record_close(od_record *record);
+/* Member `to`, of another process, goes on with the run's files, which the leader closes. *visible: it finds them;
+ * nothing has happened otherwise. */
+od_status od_trainer_hand_over(od_trainer *t, int to, bool *visible);
 /* config.json, with the splits so far. The leader's. */
 od_status od_trainer_write_config(od_trainer *t);
 /* Text for the checkpoint: devices and shares; NULL: one device. To be freed. */
