@@ -81,20 +81,20 @@ Test(dist_mpi, two_and_three_ranks_train_as_one) {
     }
 }
 
-/* Half of the last rank's launches in a run of these options: in a step, as setup and the end are shorter. */
-static long half_of_launches(int ranks, const char *more) {
+/* The last rank's launches in a run of these options. Half of them: in a step, as setup and the end are shorter. */
+static long launches_of(int ranks, const char *more) {
     launch(ranks, "launch:0:1000000000");
     (void)setenv("OFFDIAG_LOG", "fault", 1);
     cli_result r = tiny_train("undisturbed", more);
     (void)unsetenv("OFFDIAG_LOG");
     cli_expect(&r, 0, "launch:0: ");
-    return strtol(strstr(r.err, "launch:0: ") + strlen("launch:0: "), NULL, 10) / 2;
+    return strtol(strstr(r.err, "launch:0: ") + strlen("launch:0: "), NULL, 10);
 }
 
 Test(dist_mpi, a_lost_device_of_another_rank_leaves_a_checkpoint) {
     static const char more[] = "--steps 200 --eval-every 0 --split 5:3 --quiet";
     char text[64];
-    (void)snprintf(text, sizeof text, "launch:0:%ld", half_of_launches(2, more));
+    (void)snprintf(text, sizeof text, "launch:0:%ld", launches_of(2, more) / 2);
     launch(2, text);
     cli_result r = tiny_train("run", more);
     cli_expect(&r, 1, "rank 1|the checkpoint of step");
@@ -106,11 +106,36 @@ Test(dist_mpi, a_lost_device_of_another_rank_leaves_a_checkpoint) {
     cr_assert_eq(metrics_count("run", "step"), 200);
 }
 
+/* Not in a step: near the end of the last evaluation. */
+Test(dist_mpi, a_device_lost_in_an_evaluation_leaves_a_checkpoint_or_is_done_without) {
+    static const char more[] = "--steps 40 --split 5:3 --online-linear";
+    char text[64], run[32], arguments[200];
+    const long launches = launches_of(2, more);
+    const long before_the_end[] = {0, 2, 20};
+    for (int i = 0; i < 3; i++)
+        for (int going = 0; going < 2; going++) {
+            (void)snprintf(text, sizeof text, "launch:0:%ld", launches - before_the_end[i]);
+            launch(2, text);
+            (void)snprintf(run, sizeof run, "run%d-%d", i, going);
+            (void)snprintf(arguments, sizeof arguments, "%s%s", more, going ? " --keep-going" : "");
+            cli_result r = tiny_train(run, arguments);
+            cli_expect(&r, going ? 0 : 1, going ? "goes on without" : "rank 1|the checkpoint of step");
+            launch(1, NULL);
+            if (!going) {
+                r = cli("train --resume --out %s --steps 40", in_scratch("%s", run));
+                cli_expect(&r, 0, "");
+            }
+            cr_assert_eq(metrics_count(run, "step"), 40);
+            r = cli("eval %s --protocol knn", in_scratch("%s", run));
+            cli_expect(&r, 0, "");
+        }
+}
+
 /* The first rank writes the run, until it has no device any more. */
 Test(dist_mpi, another_rank_goes_on_with_the_run) {
     static const char more[] = "--steps 200 --split 5:3:8 --online-linear";
     char text[64], arguments[200];
-    (void)snprintf(text, sizeof text, "launch:0:%ld", half_of_launches(3, more));
+    (void)snprintf(text, sizeof text, "launch:0:%ld", launches_of(3, more) / 2);
     for (int ranks = 2; ranks <= 3; ranks++) {
         const char *run = ranks == 2 ? "two" : "three";
         launch_with(ranks, text, true);

@@ -113,7 +113,6 @@ static od_status together(bench_member *b, team_figures *f, double *seconds) {
     od_status status = od_member_agree(b->member, build(b, n, true));
     for (int i = -2; i < runs && !status; i++) {
         float loss = 0;
-        od_member_begin(b->member);
         od_member_reset_waited(b->member);
         const double began = od_now();
         if ((status = step(b, n, b->args->batch, &exposed)) || (status = od_span_read(b->loss, &loss, 1)))
@@ -150,7 +149,6 @@ static od_status reduction_alone(bench_member *b, team_figures *f) {
     od_status status = od_member_agree(b->member, od_pinned_create(b->device, count * sizeof(float), &host));
     for (int i = 0; i < 3 && !status; i++) {
         float *values = od_pinned_memory(host);
-        od_member_begin(b->member);
         const double began = od_now();
         if (!(status = od_span_read(grad, values, count)) &&
             !(status = od_member_reduce(b->member, values, 0, count)) &&

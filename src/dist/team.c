@@ -18,11 +18,9 @@ typedef struct part {
     float *stand_in; /* zeros of a process all of whose members failed */
 } part;
 
-/* What the meetings of a step were about, so that a process whose members have all failed can still take part. */
-typedef struct planned {
-    size_t n;  /* values */
-    int parts; /* given before it */
-} planned;
+/* Meetings of ranks begin with a message of one size whatever they are about, so that a process whose members have all
+ * failed can take part: counts, then the first EAGER values. What is longer follows when nobody failed. */
+enum { FAILURES, LIVE, PARTS, HEADER, EAGER = 1024 }; /* LIVE: ranks with members that are well; PARTS: given to them */
 
 struct od_member {
     od_team *team;
@@ -46,19 +44,17 @@ struct od_team {
     unsigned long generation; /* of meetings */
     size_t n;                 /* values of the present meeting */
     bool mismatch;
-    double *total; /* (n + 1): the last one counts members that failed */
-    size_t capacity;
+    double *message, *total; /* (HEADER + values), and its values: (n) */
+    size_t capacity;         /* of values */
     double failures;
 
     part *parts;
     size_t part_count, part_capacity;
-    planned *plan; /* of the step's meetings so far, and of an earlier step's beyond them */
-    size_t plan_count, plan_capacity, at;
-    size_t *plan_parts; /* sizes of the parts */
-    size_t plan_part_count, plan_part_capacity;
+    size_t *part_sizes; /* of this step, and of an earlier one beyond them */
+    size_t part_size_count;
 
-    char *failed;                         /* (count) after od_member_agree */
-    char message[MESSAGE], told[MESSAGE]; /* of the first here to fail; of the first of all */
+    char *failed;                      /* (count) after od_member_agree */
+    char said[MESSAGE], told[MESSAGE]; /* by the first here to fail; by the first of all */
     char *gathered;
     void *shared;
     size_t shared_bytes;
@@ -116,10 +112,9 @@ void od_team_destroy(od_team *team) {
     free(team->counts);
     free(team->members);
     free(team->here);
-    free(team->total);
+    free(team->message);
     free(team->parts);
-    free(team->plan);
-    free(team->plan_parts);
+    free(team->part_sizes);
     free(team->failed);
     free(team->gathered);
     free(team);
@@ -224,68 +219,73 @@ static _Noreturn void give_up(const char *message) {
     abort();
 }
 
-/* No member of this process is left to say what this meeting is about: as in an earlier step. */
-static void follow_plan(od_team *team) {
-    if (team->ranks == 1)
-        return;
-    if (team->at >= team->plan_count)
-        give_up(team->message);
-    team->n = team->plan[team->at].n;
-    for (size_t i = team->part_count; (int)i < team->plan[team->at].parts; i++) {
-        part *grown = od_grow(team->parts, team->part_count, &team->part_capacity, sizeof *grown);
-        float *zeros = calloc(team->plan_parts[i], sizeof *zeros);
-        if (!grown || !zeros)
-            give_up(team->message);
-        (team->parts = grown)[team->part_count++] = (part){.n = team->plan_parts[i], .stand_in = zeros};
+/* The parts' sizes, for a later step in which nobody here is left to tell them. */
+static void remember_parts(od_team *team) {
+    if (team->part_count > team->part_size_count) {
+        size_t *sizes = realloc(team->part_sizes, team->part_count * sizeof *sizes);
+        if (!sizes)
+            give_up("no memory for the sizes of gradient buckets");
+        team->part_sizes = sizes;
+        team->part_size_count = team->part_count;
     }
+    for (size_t i = 0; i < team->part_count; i++)
+        team->part_sizes[i] = team->parts[i].n;
 }
 
-static void remember(od_team *team) {
-    planned *plan = team->at < team->plan_count
-                        ? team->plan
-                        : od_grow(team->plan, team->plan_count, &team->plan_capacity, sizeof *plan);
-    size_t *sizes = team->plan_parts;
-    if (team->part_count > team->plan_part_count)
-        sizes = realloc(sizes, team->part_count * sizeof *sizes);
-    if (!plan || (team->part_count && !sizes))
-        give_up("no memory for the plan of a step");
-    for (size_t i = 0; i < team->part_count; i++)
-        sizes[i] = team->parts[i].n;
-    team->plan_parts = sizes;
-    team->plan_part_count = team->part_count > team->plan_part_count ? team->part_count : team->plan_part_count;
-    team->plan = plan;
-    team->plan[team->at] = (planned){.n = team->n, .parts = (int)team->part_count};
-    team->plan_count = team->at >= team->plan_count ? team->at + 1 : team->plan_count;
+/* Nobody here is left to give the parts that other ranks sum: zeros. */
+static void give_zeros(od_team *team, size_t count) {
+    for (size_t i = team->part_count; i < count; i++) {
+        part *grown = od_grow(team->parts, team->part_count, &team->part_capacity, sizeof *grown);
+        float *zeros = i < team->part_size_count ? calloc(team->part_sizes[i], sizeof *zeros) : NULL;
+        if (!grown || !zeros)
+            give_up(team->said);
+        (team->parts = grown)[team->part_count++] =
+            (part){.n = team->part_sizes[i], .arrived = team->local, .stand_in = zeros};
+        start_part(team, i);
+    }
 }
 
 /* ---- meetings --------------------------------------------------------------------------------------------------- */
 
+static void make_message(od_team *team, size_t values) {
+    if (values > team->capacity || !team->message) {
+        free(team->message);
+        team->capacity = values;
+        team->message = malloc((HEADER + values) * sizeof *team->message);
+        if (!team->message)
+            give_up("no memory for a sum over devices");
+        team->total = team->message + HEADER;
+    }
+    memset(team->message, 0, (HEADER + values) * sizeof *team->message);
+}
+
 /* For all members: their values' sum in member order, and how many failed. */
 static void add_up(od_team *team) {
-    if (all_failing(team))
-        follow_plan(team);
-    else
-        remember(team);
-    team->at++;
+    const bool live = !all_failing(team);
+    const size_t eager = team->ranks > 1 ? EAGER : 0;
+    double *message;
+    make_message(team, team->n > eager ? team->n : eager);
+    message = team->message;
     complete_parts(team);
-    if (team->n + 1 > team->capacity) {
-        free(team->total);
-        team->capacity = team->n + 1;
-        team->total = malloc(team->capacity * sizeof *team->total);
+    if (live) {
+        remember_parts(team);
+        message[LIVE] = 1;
+        message[PARTS] = (double)team->part_count;
     }
-    if (!team->total)
-        give_up("no memory for a sum over devices");
-    memset(team->total, 0, (team->n + 1) * sizeof *team->total);
     for (int k = 0; k < team->local; k++) {
         const od_member *m = team->here[k];
         if (m->failing || team->mismatch)
-            team->total[team->n] += 1;
+            message[FAILURES] += 1;
         else
             for (size_t i = 0; i < team->n; i++)
                 team->total[i] += m->values[i];
     }
-    world_sum(team->total, team->n + 1);
-    team->failures = team->total[team->n];
+    world_sum(message, HEADER + eager);
+    team->failures = message[FAILURES];
+    if (!live && message[LIVE] > 0)
+        give_zeros(team, (size_t)(message[PARTS] / message[LIVE]));
+    if (team->failures == 0 && team->n > eager)
+        world_sum(team->total + eager, team->n - eager);
 }
 
 /* What the last to come does beside. */
@@ -307,7 +307,7 @@ static double meet(od_member *m, double *values, size_t n, bool failing, duty th
     if (++team->arrived == team->local) {
         team->n = team->n == SIZE_MAX ? 0 : team->n;
         add_up(team);
-        if (then && team->failures == 0) /* where all of a process failed nobody knows what was to follow */
+        if (then && team->failures == 0) /* where all of a process failed it does not know what was to follow */
             then(team);
         team->arrived = 0;
         team->mismatch = false;
@@ -327,14 +327,6 @@ static double meet(od_member *m, double *values, size_t n, bool failing, duty th
 
 static od_status peer(void) {
     return od_fail(OD_ERR_PEER, "another device failed");
-}
-
-void od_member_begin(od_member *m) {
-    if (m->local == 0) {
-        pthread_mutex_lock(&m->team->lock);
-        m->team->at = 0;
-        pthread_mutex_unlock(&m->team->lock);
-    }
 }
 
 od_status od_member_sum(od_member *m, double *values, size_t n) {
@@ -371,8 +363,8 @@ static void tell(od_team *team) {
     const int who = first_failed(team);
     while (from + 1 < team->ranks && who >= before + team->counts[from])
         before += team->counts[from++];
-    memcpy(team->told, team->message, sizeof team->told);
-    team->message[0] = '\0';
+    memcpy(team->told, team->said, sizeof team->told);
+    team->said[0] = '\0';
     world_share(team->told, sizeof team->told, from);
 }
 
@@ -383,8 +375,8 @@ od_status od_member_agree(od_member *m, od_status status) {
     if (own) {
         (void)snprintf(message, sizeof message, "%s", od_error_message());
         pthread_mutex_lock(&team->lock);
-        if (!team->message[0])
-            memcpy(team->message, message, sizeof message);
+        if (!team->said[0])
+            memcpy(team->said, message, sizeof message);
         pthread_mutex_unlock(&team->lock);
     }
     if (status != OD_ERR_PEER && meet(m, NULL, 0, own, NULL) == 0)
@@ -430,7 +422,6 @@ static void rearrange(od_team *team) {
     team->count = count;
     team->ranks = ranks;
     team->rank = od_world_rank();
-    team->plan_count = 0;
 }
 
 od_status od_member_stay(od_member *m, bool stays) {

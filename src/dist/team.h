@@ -1,8 +1,8 @@
 /* Several members train one model: each is a thread with a device and a replica of its own. Members of one process
  * share memory; processes (MPI ranks) talk through MPI where the build has it and the program was started under it.
  *
- * Every member makes the same calls in the same order; the calls between two od_member_begin make up a step. Sums are
- * taken in the order of members, so that results are the same bits in every member and in every run with the same team.
+ * Every member makes the same calls in the same order. Sums are taken in the order of members, so that results are the
+ * same bits in every member and in every run with the same team.
  *
  * Failure: a member that fails calls od_member_agree with its status. It then takes part, with zeros, in what the
  * others are doing; their od_member_sum returns OD_ERR_PEER, they call od_member_agree too, and there all learn who
@@ -54,9 +54,6 @@ bool od_member_leads(const od_member *m); /* index 0: it writes files and talks 
 bool od_member_leads_process(const od_member *m);
 
 /* ---- what members do together ----------------------------------------------------------------------------------- */
-
-/* A step begins. */
-void od_member_begin(od_member *m);
 
 /* values (n): the sum over all members. Waits for them. OD_ERR_PEER: another member failed, values are undefined. */
 od_status od_member_sum(od_member *m, double *values, size_t n);

@@ -95,7 +95,6 @@ static od_status time_together(od_trainer *t, double *own, double *seconds) {
     double total = 0, waited = 0;
     od_status status = random_views(t);
     for (int i = -1; i < steps && !status; i++) { /* the first one is a warm-up */
-        od_member_begin(t->member);
         double began = od_now(), waited_before = od_member_waited(t->member);
         if ((status = one_step(t, n, scale)) || (status = od_trainer_agree(t, OD_OK)) || i < 0)
             continue;

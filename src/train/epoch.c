@@ -182,16 +182,18 @@ static json_t *number_or_null(double x) {
 /* The epoch for people. */
 static void show_epoch(od_trainer *t, const od_epoch *e) {
     int limit = t->info.micro_batch < t->info.config.proj_dim ? t->info.micro_batch : t->info.config.proj_dim;
-    char knn_text[32] = "-", online_text[64] = "";
+    char knn_text[32] = "-", online_text[64] = "", rank_text[32] = "-";
     if (isfinite(e->knn))
         snprintf(knn_text, sizeof knn_text, "%.2f %%", 100 * e->knn);
     if (isfinite(e->online))
         snprintf(online_text, sizeof online_text, "  linear %.2f %%", 100 * e->online);
     else if (isfinite(e->online_train))
         snprintf(online_text, sizeof online_text, "  linear %.2f %% on views", 100 * e->online_train);
-    od_say(t, "epoch %llu  step %llu  loss %.4f  kNN %s%s  effective rank %.1f  |offdiag| %.3f  %.0f images/s",
+    if (isfinite(e->collapse.effective_rank))
+        snprintf(rank_text, sizeof rank_text, "%.1f", e->collapse.effective_rank);
+    od_say(t, "epoch %llu  step %llu  loss %.4f  kNN %s%s  effective rank %s  |offdiag| %.3f  %.0f images/s",
            (unsigned long long)e->epoch, (unsigned long long)t->info.progress.step, e->loss, knn_text, online_text,
-           e->collapse.effective_rank, e->offdiag_norm, e->images_per_s);
+           rank_text, e->offdiag_norm, e->images_per_s);
     if (!t->record->warned && e->collapse.effective_rank < 0.1 * limit) {
         od_say(t, "The projections use %.1f of %d directions: this run is collapsing.", e->collapse.effective_rank,
                t->info.config.proj_dim);
@@ -203,12 +205,13 @@ static void show_epoch(od_trainer *t, const od_epoch *e) {
 static od_status log_epoch(od_trainer *t, const od_epoch *e) {
     const od_collapse *c = &e->collapse;
     json_t *line =
-        json_pack("{s:s, s:I, s:I, s:o, s:o, s:f, s:o, s:f, s:f, s:f, s:o, s:o, s:f}", "event", "epoch", "epoch",
+        json_pack("{s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:f}", "event", "epoch", "epoch",
                   (json_int_t)e->epoch, "step", (json_int_t)t->info.progress.step, "loss", number_or_null(e->loss),
-                  "knn", number_or_null(e->knn), "effective_rank", c->effective_rank, "feature_rank",
-                  number_or_null(e->feature_rank), "z_std", c->z_std, "participation_ratio", c->participation,
-                  "mean_correlation", c->mean_correlation, "offdiag_norm", number_or_null(e->offdiag_norm),
-                  "offdiag_max", number_or_null(e->offdiag_max), "images_per_s", e->images_per_s);
+                  "knn", number_or_null(e->knn), "effective_rank", number_or_null(c->effective_rank), "feature_rank",
+                  number_or_null(e->feature_rank), "z_std", number_or_null(c->z_std), "participation_ratio",
+                  number_or_null(c->participation), "mean_correlation", number_or_null(c->mean_correlation),
+                  "offdiag_norm", number_or_null(e->offdiag_norm), "offdiag_max", number_or_null(e->offdiag_max),
+                  "images_per_s", e->images_per_s);
     if (line && t->online) {
         json_object_set_new(line, "online_linear", number_or_null(e->online));
         json_object_set_new(line, "online_linear_views", number_or_null(e->online_train));
@@ -240,22 +243,34 @@ static od_status report_epoch(od_trainer *t, od_epoch *e) {
     r->z_std = e->collapse.z_std;
     r->images_per_s = e->images_per_s;
     r->epochs = (int)e->epoch;
+    t->record->reported = p->step;
     return OD_OK;
 }
 
-od_status od_trainer_finish_epoch(od_trainer *t) {
+/* What the epoch came to, to people and files. */
+static od_status evaluate_epoch(od_trainer *t) {
     const od_train_config *c = &t->info.config;
     od_progress_state *p = &t->info.progress;
-    od_epoch e = {.epoch = (p->step + t->batches - 1) / t->batches, .knn = NAN, .feature_rank = NAN, .online = NAN};
+    od_epoch e = {.epoch = (p->step + t->batches - 1) / t->batches,
+                  .knn = NAN,
+                  .feature_rank = NAN,
+                  .online = NAN,
+                  .collapse = {NAN, NAN, NAN, NAN}};
+    const bool passed = od_model_projection(t->model).buffer; /* no replica is new since a device was lost */
     od_status status = OD_OK;
-    /* between steps members don't know what the others of a lost process would do next: they settle first */
-    if ((status = od_trainer_settle(t, od_trainer_flush_losses(t))) || (status = projection_metrics(t, &e)) ||
-        (status = od_watch_views(t)))
+    if (passed && ((status = projection_metrics(t, &e)) || (status = od_watch_views(t))))
         return status;
     if ((p->step == t->total || (c->eval_every && e.epoch % (uint64_t)c->eval_every == 0)) &&
         ((status = knn(t, &e.knn, &e.feature_rank)) || (t->online && (status = online_test(t, &e.online)))))
         return status;
-    if (t->record && (status = report_epoch(t, &e)))
+    return t->record ? report_epoch(t, &e) : OD_OK;
+}
+
+od_status od_trainer_finish_epoch(od_trainer *t) {
+    od_progress_state *p = &t->info.progress;
+    od_status status = OD_OK;
+    if ((status = od_trainer_settle(t, od_trainer_flush_losses(t))) ||
+        (t->reported != p->step && (status = evaluate_epoch(t))))
         return status;
     p->epoch_loss_sum = 0;
     p->epoch_loss_count = 0;

@@ -114,7 +114,7 @@ static od_status train_step(od_trainer *t) {
         status = od_trainer_flush_losses(t);
     if (!status)
         status = od_device_flush(t->device);
-    /* members meet once more, so that one that fails now does so in this step, whose meetings all know */
+    /* members meet once more, so that one that fails now does so in this step */
     return status || !t->member ? status : od_member_sum(t->member, NULL, 0);
 }
 
@@ -137,18 +137,32 @@ static bool stop_asked(const od_trainer *t) {
     return t->member ? t->stop : stop_signal != 0;
 }
 
+static bool ends_epoch(const od_trainer *t) {
+    return t->info.progress.step % t->batches == 0 || t->info.progress.step == t->total;
+}
+
+static od_status end_epoch(od_trainer *t) {
+    od_status status = od_trainer_finish_epoch(t);
+    if (!status)
+        t->closed = t->info.progress.step;
+    return status;
+}
+
 static od_status run_loop(od_trainer *t) {
     const od_train_config *c = &t->info.config;
     od_progress_state *p = &t->info.progress;
     od_status status = OD_OK;
     t->flushed = od_now();
+    /* a device that is not here any more failed as the epoch ended */
+    if (p->step > t->closed && ends_epoch(t) && (status = end_epoch(t)))
+        return status;
     while (p->step < t->total && !stop_asked(t)) {
         if ((status = timed_step(t)))
             return status;
         if (t->record)
             od_progress_step(&t->record->progress, p->step, p->step / t->batches + 1, t->record->result->loss);
-        if (p->step % t->batches == 0 || p->step == t->total)
-            status = od_trainer_finish_epoch(t);
+        if (ends_epoch(t))
+            status = end_epoch(t);
         else if (c->checkpoint_every && p->step % (uint64_t)c->checkpoint_every == 0)
             status = od_trainer_save(t);
         if (status)

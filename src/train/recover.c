@@ -22,7 +22,6 @@ static od_status copy_statistics(od_trainer *t, bool back) {
 od_status od_trainer_begin_step(od_trainer *t) {
     if (!t->member)
         return OD_OK;
-    od_member_begin(t->member);
     od_status status = copy_statistics(t, false);
     t->in_step = !status;
     return status;
@@ -51,15 +50,19 @@ static int first_well(const od_trainer *t) {
 }
 
 /* Those that are well have all done the same steps; one that failed in its last call of a step does not count it yet,
- * though its losses are there. */
+ * though its losses are there. The leader knows whether an epoch that was ending has been reported. */
 static od_status count_step(od_trainer *t, int well) {
-    double step = t->layout.index == well ? (double)t->info.progress.step : 0;
-    od_status status = od_member_sum(t->member, &step, 1);
-    if (!status && (uint64_t)step == t->info.progress.step + 1) {
+    double known[2] = {t->layout.index == well ? (double)t->info.progress.step : 0,
+                       t->record ? (double)t->record->reported : 0};
+    od_status status = od_member_sum(t->member, known, 2);
+    if (status)
+        return status;
+    if ((uint64_t)known[0] == t->info.progress.step + 1) {
         t->info.progress.step++;
         t->waiting++;
     }
-    return status;
+    t->reported = (uint64_t)known[1];
+    return OD_OK;
 }
 
 /* ---- the end of the run ----------------------------------------------------------------------------------------- */

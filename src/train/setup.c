@@ -309,6 +309,7 @@ od_status od_trainer_prepare(od_trainer *t) {
     od_tuning_fingerprint(t->device, t->info.tuning);
     if (t->record)
         status = open_files(t);
+    t->closed = t->info.progress.step;
     if (!status)
         status = od_trainer_seek(t);
 out:
@@ -350,6 +351,7 @@ static od_status take_over(od_trainer *t) {
     od_status status = od_run_open(&t->record->run, &config);
     if (status)
         return status;
+    t->record->reported = t->reported;
     load_splits(t);
     status = od_run_open_metrics(&t->record->run, t->info.progress.step);
     return status ? status : od_watch_open(t);

@@ -25,8 +25,9 @@ typedef struct od_record {
     od_run run;
     struct od_tensorboard *tensorboard; /* NULL: not asked for, or given up */
     od_progress progress;
-    json_t *splits; /* the divisions of the batch so far, for config.json; NULL: one device from the start */
-    bool warned;    /* of a collapse */
+    json_t *splits;    /* the divisions of the batch so far, for config.json; NULL: one device from the start */
+    bool warned;       /* of a collapse */
+    uint64_t reported; /* the step of the last epoch's end that was logged */
     od_train_result *result;
 } od_record;
 
@@ -47,6 +48,8 @@ typedef struct od_trainer {
     od_online *online; /* NULL: not asked for */
 
     uint64_t total;             /* steps of the whole run */
+    uint64_t closed;            /* the step at which an epoch was last evaluated and saved, or the run began */
+    uint64_t reported;          /* the record's, as known after a failure */
     uint64_t batches;           /* steps of an epoch */
     int parts;                  /* micro-batches of a batch */
     int waiting;                /* steps that are not logged yet */

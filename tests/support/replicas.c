@@ -99,8 +99,6 @@ static od_status step(replica *r, od_model *model, od_span loss, od_span x, uint
     const int all = N / r->parts, n = r->n / r->parts;
     float value = 0;
     od_status status = OD_OK;
-    if (r->member)
-        od_member_begin(r->member);
     for (int part = 0; part < r->parts; part++) {
         const float scale = (float)n / (float)all / (float)r->parts;
         od_model_set_final(model, part == r->parts - 1);

@@ -45,7 +45,6 @@ static bool reductions(od_member *m, char *text) {
     double done = 1;
     const int n = od_member_count(m);
     for (int round = 0; round < 3; round++) {
-        od_member_begin(m);
         CHECK(step(m, base, &total) == OD_OK);
         for (int i = 0; i < PARAMS; i++)
             CHECK(total[i] == (float)(10 * n * (n - 1) / 2 + n * i));
@@ -85,7 +84,6 @@ static bool failure(od_member *m, int failing, char *text) {
     const bool fails = od_member_index(m) == failing;
     od_status status = OD_OK;
     CHECK(od_member_agree(m, OD_OK) == OD_OK);
-    od_member_begin(m);
     if (fails && !(status = od_member_sum(m, norm, 5)))
         status = od_fail(OD_ERR_DEVICE, "device %d was lost", failing);
     else
