@@ -9,10 +9,11 @@
  * VW: floats in a vector, VECS: vectors in a row of the register tile, ROWS: rows of it. */
 #include "conv_winograd.clh"
 
-/* m (rows, pitch) = (add ? m : 0) + v (rows, v_pitch) times a panel (c, COLS). */
+/* m (rows, pitch) = (add ? m : 0) + v (rows, v_pitch) times a panel (c, COLS). What lies `next` floats after the panel
+ * is used after it, and on its way into the cache. */
 static inline __attribute__((always_inline)) void multiply(const int rows, const int vecs, const int add,
                                                            __global float *m, int pitch, __global const float *v,
-                                                           int v_pitch, __global const float *panel, int c) {
+                                                           int v_pitch, __global const float *panel, int c, long next) {
     vec acc[ROWS][VECS], b[VECS];
 #define BEGIN(r, j)                                                                                                    \
     if (r < rows && j < vecs)                                                                                          \
@@ -31,6 +32,7 @@ static inline __attribute__((always_inline)) void multiply(const int rows, const
         const vec s = (vec)(v[r * v_pitch]);                                                                           \
         EACH_VEC(FMA, r)                                                                                               \
     }
+        FETCH_FAR(panel + next);
         EACH_VEC(LOAD, 0)
         EACH_ROW(FMA_ROW)
     }
@@ -50,14 +52,15 @@ static inline __attribute__((always_inline)) void multiply(const int rows, const
 
 static inline __attribute__((always_inline)) void multiply_block(const int vecs, const int add, __global float *m,
                                                                  int pitch, __global const float *v, int v_pitch,
-                                                                 int tiles, __global const float *panel, int c) {
+                                                                 int tiles, __global const float *panel, int c,
+                                                                 long next) {
     for (int t = 0; t < tiles; t += ROWS, m += ROWS * pitch, v += ROWS * v_pitch)
         if (tiles - t > TWO_THIRDS)
-            multiply(ROWS, vecs, add, m, pitch, v, v_pitch, panel, c);
+            multiply(ROWS, vecs, add, m, pitch, v, v_pitch, panel, c, next);
         else if (tiles - t > THIRD)
-            multiply(TWO_THIRDS, vecs, add, m, pitch, v, v_pitch, panel, c);
+            multiply(TWO_THIRDS, vecs, add, m, pitch, v, v_pitch, panel, c, next);
         else
-            multiply(THIRD, vecs, add, m, pitch, v, v_pitch, panel, c);
+            multiply(THIRD, vecs, add, m, pitch, v, v_pitch, panel, c, next);
 }
 
 /* Vector `value` at `to`, of which `cols` columns belong to the tensor. */
@@ -382,10 +385,11 @@ conv_winograd(__global float *y, ulong y_offset, __global const float *x, ulong 
                 for (int p = begin; p < end; p++) {
                     __global const float *panel = weights + ((ulong)k * panels + p) * c_in * COLS;
                     __global float *to = m + k * m_plane + (p - begin) * COLS;
+                    const long after = (p + 1 < end ? 1 : panels - (p - begin)) * (long)c_in * COLS;
                     if (c_out - p * COLS <= VW)
-                        multiply_block(1, 0, to, m_pitch, v + k * v_plane, v_pitch, count, panel, c_in);
+                        multiply_block(1, 0, to, m_pitch, v + k * v_plane, v_pitch, count, panel, c_in, after);
                     else
-                        multiply_block(VECS, 0, to, m_pitch, v + k * v_plane, v_pitch, count, panel, c_in);
+                        multiply_block(VECS, 0, to, m_pitch, v + k * v_plane, v_pitch, count, panel, c_in, after);
                 }
             }
             const int column = begin * COLS;
@@ -437,9 +441,9 @@ conv_winograd_panels(__global float *y, ulong y_offset, __global const float *v,
             for (int k = 0; k < PATCH; k++) {
                 __global const float *a = v + k * v_plane + from, *panel = filters + k * f_plane;
                 if (cols <= VW)
-                    multiply_block(1, from > 0, m + k * m_plane, COLS, a, v_pitch, tiles, panel, lines);
+                    multiply_block(1, from > 0, m + k * m_plane, COLS, a, v_pitch, tiles, panel, lines, f_plane);
                 else
-                    multiply_block(VECS, from > 0, m + k * m_plane, COLS, a, v_pitch, tiles, panel, lines);
+                    multiply_block(VECS, from > 0, m + k * m_plane, COLS, a, v_pitch, tiles, panel, lines, f_plane);
             }
         }
         clear_parts(kind, e, n / images, column, column + cols);
