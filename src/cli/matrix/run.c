@@ -218,19 +218,28 @@ static bool run_training(collector *c, const char *scratch) {
 
 /* ---- the row ----------------------------------------------------------------------------------------------------- */
 
+/* Its name; virtual machines show one name for many generations, so family and model too. */
 static void processor_name(char *to, size_t size) {
-    char line[512];
+    char line[512], name[160] = "unknown processor", family[16] = "", model[16] = "";
+    const struct {
+        const char *key;
+        char *value;
+        size_t size;
+    } wanted[] = {
+        {"model name\t", name, sizeof name}, {"cpu family\t", family, sizeof family}, {"model\t", model, sizeof model}};
     FILE *file = fopen("/proc/cpuinfo", "re");
-    (void)snprintf(to, size, "unknown processor");
-    while (file && fgets(line, sizeof line, file)) {
-        const char *colon = strncmp(line, "model name", 10) == 0 ? strchr(line, ':') : NULL;
-        if (!colon)
-            continue;
-        (void)snprintf(to, size, "%.*s", (int)strcspn(colon + 2, "\n"), colon + 2);
-        break;
+    while (file && fgets(line, sizeof line, file) && line[0] != '\n') { /* of the first */
+        const char *colon = strstr(line, ": ");
+        for (size_t i = 0; i < sizeof wanted / sizeof *wanted && colon; i++)
+            if (strncmp(line, wanted[i].key, strlen(wanted[i].key)) == 0)
+                (void)snprintf(wanted[i].value, wanted[i].size, "%.*s", (int)strcspn(colon + 2, "\n"), colon + 2);
     }
     if (file)
         (void)fclose(file);
+    if (family[0] && model[0])
+        (void)snprintf(to, size, "%s (family %s, model %s)", name, family, model);
+    else
+        (void)snprintf(to, size, "%s", name);
 }
 
 static json_t *host_json(void) {
