@@ -1,5 +1,5 @@
-/* One model over drivers that have nothing in common, in one process: PoCL beside Intel's CPU runtime.
- * tools/setup_drivers installs them; where one is not here the tests are skipped. */
+/* One model over drivers that have nothing in common, in one process: PoCL beside rusticl/llvmpipe and beside Intel's
+ * CPU runtime. tools/setup_drivers installs them; a pair that is not here is skipped. */
 #include <criterion/criterion.h>
 #include <dirent.h>
 #include <math.h>
@@ -43,9 +43,10 @@ static void setup(void) {
     add_vendors("/etc/OpenCL/vendors");
     add_vendors(intel);
     (void)setenv("OCL_ICD_VENDORS", in_scratch("vendors"), 1);
+    (void)setenv("RUSTICL_ENABLE", "llvmpipe", 1);
 }
 
-TestSuite(unlike, .init = setup, .fini = cli_teardown, .timeout = 1500);
+TestSuite(unlike, .init = setup, .fini = cli_teardown, .timeout = 3600);
 
 /* Ids of the first usable device of PoCL and of this platform; the test is skipped where one is missing. */
 static void find_pair(const char *platform, char ids[2][24]) {
@@ -111,8 +112,16 @@ static void check_fifty(const char *platform) {
         od_device_close(devices[i]);
 }
 
+Test(unlike, a_step_of_pocl_and_rusticl_is_that_of_one) {
+    check_step("rusticl");
+}
+
 Test(unlike, a_step_of_pocl_and_intel_is_that_of_one) {
     check_step("intel(r) opencl");
+}
+
+Test(unlike, fifty_steps_of_pocl_and_rusticl) {
+    check_fifty("rusticl");
 }
 
 Test(unlike, fifty_steps_of_pocl_and_intel) {
@@ -146,4 +155,15 @@ static void check_run(const char *platform) {
 
 Test(unlike, a_run_on_pocl_and_intel) {
     check_run("intel(r) opencl");
+}
+
+/* rusticl compiles for minutes before it can be measured. */
+Test(unlike, a_device_that_does_not_pay_is_left_out) {
+    char ids[2][24], more[200];
+    cli_set_patience(900);
+    find_pair("rusticl", ids);
+    (void)snprintf(more, sizeof more, "--steps 30 --eval-every 0 --device %s,%s", ids[0], ids[1]);
+    cli_result r = tiny_train("run", more);
+    cli_expect(&r, 0, "llvmpipe|does not pay and is left out");
+    cr_assert_eq(metrics_count("run", "step"), 30);
 }
