@@ -73,7 +73,7 @@ od_status od_team_create(od_team **out, int members) {
     team->local = team->created = members;
     team->counts = calloc((size_t)team->ranks, sizeof *team->counts);
     team->members = calloc((size_t)members, sizeof *team->members);
-    team->here = calloc((size_t)members, sizeof *team->here);
+    team->here = calloc((size_t)members, sizeof *team->here); /* NOLINT(bugprone-sizeof-expression): of pointers */
     if (team->counts)
         world_counts(team->counts, members);
     for (int r = 0; r < team->ranks && team->counts; r++) {
@@ -173,7 +173,7 @@ od_status od_member_reduce(od_member *m, float *base, size_t at, size_t n) {
     od_status status = OD_OK;
     pthread_mutex_lock(&team->lock);
     const size_t i = (size_t)m->parts;
-    if (i == team->part_count) {
+    if (i == team->part_count) { /* the first here to give it */
         part *grown = od_grow(team->parts, team->part_count, &team->part_capacity, sizeof *grown);
         if (grown) {
             team->parts = grown;
@@ -182,10 +182,10 @@ od_status od_member_reduce(od_member *m, float *base, size_t at, size_t n) {
             status = od_fail(OD_ERR_MEMORY, "no memory for a gradient bucket");
         }
     }
-    if (!status && (team->parts[i].at != at || team->parts[i].n != n))
+    if (!status && team->parts && (team->parts[i].at != at || team->parts[i].n != n))
         status = od_fail(OD_ERR_ARGUMENT, "member %d reduces %zu values at %zu where others reduce %zu at %zu",
                          od_member_index(m), n, at, team->parts[i].n, team->parts[i].at);
-    if (!status) {
+    if (!status && team->parts) {
         m->base = base;
         m->parts++;
         if (++team->parts[i].arrived == team->local)

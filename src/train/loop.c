@@ -37,7 +37,7 @@ static void restore_signals(const struct sigaction old[2]) {
  * whether one was asked to stop; then the classifier's gradients. After it the step is every member's. */
 static od_status commit(od_trainer *t) {
     enum { LOSS, HITS, LABELLED, STOP, SUMS };
-    const od_classifier *c = od_trainer_classifier(t);
+    const od_classifier *c = t->online ? &t->online->classifier : NULL;
     const size_t weights = c ? c->table.count : 0;
     double *sums = calloc(SUMS + weights, sizeof *sums);
     float *host = malloc((weights + 1) * sizeof *host), hits = 0; /* the loss, or the gradients */
@@ -50,11 +50,11 @@ static od_status commit(od_trainer *t) {
         goto out;
     sums[LOSS] = host[0];
     sums[STOP] = stop_signal != 0;
-    if (c && ((status = od_span_read(od_span_at(t->online->corrects, (size_t)t->waiting), &hits, 1)) ||
-              (status = od_span_read(c->grad, host, weights))))
+    if (t->online && ((status = od_span_read(od_span_at(t->online->corrects, (size_t)t->waiting), &hits, 1)) ||
+                      (status = od_span_read(c->grad, host, weights))))
         goto out;
     sums[HITS] = hits;
-    sums[LABELLED] = c ? t->online->labelled[t->waiting] : 0;
+    sums[LABELLED] = t->online ? t->online->labelled[t->waiting] : 0;
     for (size_t i = 0; i < weights; i++)
         sums[SUMS + i] = host[i];
     if ((status = od_member_sum(t->member, sums, SUMS + weights)))

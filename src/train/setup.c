@@ -221,7 +221,7 @@ static void compare_devices(od_trainer *t) {
 static od_status resume_state(od_trainer *t, const od_safetensors *file) {
     const uint64_t step = t->info.progress.step;
     od_status status = OD_OK;
-    if (file) {
+    if (file && t->record) {
         const char *path = t->record->run.checkpoint;
         if ((status = od_checkpoint_load(file, path, t->model, t->online ? &t->online->classifier : NULL, true)))
             return status;
