@@ -256,7 +256,7 @@ static od_status evaluate_epoch(od_trainer *t) {
                   .feature_rank = NAN,
                   .online = NAN,
                   .collapse = {NAN, NAN, NAN, NAN}};
-    const bool passed = od_model_projection(t->model).buffer; /* no replica is new since a device was lost */
+    const bool passed = od_model_projection(t->model).buffer; /* replicas that a lost device made new have not */
     od_status status = OD_OK;
     if (passed && ((status = projection_metrics(t, &e)) || (status = od_watch_views(t))))
         return status;

@@ -141,11 +141,8 @@ static bool trains(const json_t *row) {
 
 /* What a row of this device and these settings holds when it is whole. */
 static checks all_checks(const json_t *row) {
-    checks all = checks_of_part("", is_gpu(row));
-    if (!trains(row))
-        for (int i = 0; i < 4; i++) /* the training of three families, and the times, are the last */
-            all &= ~((checks)1 << (63 - __builtin_clzll(all)));
-    return all;
+    const checks all = checks_of_part("", is_gpu(row));
+    return trains(row) ? all : all & ~checks_of_part("--groups training,speed", is_gpu(row));
 }
 
 /* What was left out: operations, and of a row that can't afford them training and times. */
