@@ -104,7 +104,7 @@ conv_gemm(__global float *out, ulong out_offset, __global const float *in, ulong
     const int rows_p = max(header[0], 1), rows_q = max(header[1], 1), tap_count = header[5];
     __global const int *taps = table + classes * HEADER_INTS + header[4] * TAP_INTS;
     const ulong pixels = (ulong)n * header[0] * header[1], m0 = (ulong)get_group_id(1) * BM;
-    const int c0 = get_group_id(0) * BN, rows = (int)min((ulong)BM, m0 < pixels ? pixels - m0 : 0);
+    const int c0 = get_group_id(0) * BN, rows = (int)(min(m0 + BM, pixels) - min(m0, pixels));
     const int depth = tap_count * run, steps = rows ? (depth + BK - 1) / BK : 0;
     const place first = place_of(m0, rows_p, rows_q);
     in += in_offset + (ulong)group * n * h_in * w_in * run;
