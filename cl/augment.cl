@@ -1,11 +1,12 @@
 /* Image augmentation. augment_draw: one work-item draws one view's parameters. augment: one work-group makes one view
  * at a time, its image in scratch as three planes of S x S, all stages in a row.
  *
- * -DGROUP=n   work-items in a group; 1: no barriers, inner loops over neighbours for a CPU's vectors
- * -DNX=n      of them along x (a power of two that divides GROUP)
+ * -DTEAM=n   work-items in a group; 1: no barriers, inner loops over neighbours for a CPU's vectors
+ * -DNX=n      of them along x (a power of two that divides TEAM)
  * -DLOCAL     scratch is local memory; otherwise global memory, a part for each group
  *
  * Branches on a view's parameters are uniform in its group, and barriers lie outside them all the same. */
+#include "common.clh"
 #include "philox.clh"
 
 typedef struct od_augment_params {
@@ -53,7 +54,7 @@ __kernel void augment_draw(__global od_augment_params *params, __global const ui
     params[i] = drawn;
 }
 
-#ifdef GROUP
+#ifdef TEAM
 
 #ifdef LOCAL
 #define MEM   __local
@@ -63,21 +64,23 @@ __kernel void augment_draw(__global od_augment_params *params, __global const ui
 #define FENCE CLK_GLOBAL_MEM_FENCE
 #endif
 
-#if GROUP == 1
+#if TEAM == 1
 #define LID       0
 #define BARRIER() ((void)0)
+#define STAGE     OUTLINED
 #else
+#define STAGE     static inline void
 #define LID       ((int)get_local_id(0))
 #define BARRIER() barrier(FENCE)
 #endif
-#define NY (GROUP / NX)
+#define NY (TEAM / NX)
 
 #ifndef RESTRICT /* planes never overlap; telling the compiler so doubles the speed on CPUs */
 #define RESTRICT restrict
 #endif
 
 /* A group's share of 0..count-1, and of rows and columns. */
-#define EACH(i, count)   for (int i = LID; i < (count); i += GROUP)
+#define EACH(i, count)   for (int i = LID; i < (count); i += TEAM)
 #define EACH_X(x, count) for (int x = LID & (NX - 1); x < (count); x += NX)
 #define EACH_Y(y, count) for (int y = LID / NX; y < (count); y += NY)
 
@@ -94,7 +97,7 @@ static inline float cubic(float x) {
 /* For each of `size` outputs along an axis of `crop` pixels: the first input pixel, first (size), and the normalised
  * weights of `taps` pixels from there, weights (taps, size). The filter widens when the image shrinks (antialiasing).
  */
-static inline void resize_table(MEM float *RESTRICT weights, MEM int *RESTRICT first, int size, int taps, int crop) {
+STAGE resize_table(MEM float *RESTRICT weights, MEM int *RESTRICT first, int size, int taps, int crop) {
     float scale = (float)crop / (float)size, widen = fmax(scale, 1.0f), support = 2.0f * widen;
     EACH(i, size) {
         float center = scale * ((float)i + 0.5f), sum = 0.0f;
@@ -113,9 +116,9 @@ static inline void resize_table(MEM float *RESTRICT weights, MEM int *RESTRICT f
 
 /* rows (size, width) of floats from the crop (height, width) of bytes whose rows are `stride` apart; taps: a multiple
  * of 4. */
-static inline void resize_columns(MEM float *RESTRICT rows, __global const uchar *RESTRICT crop,
-                                  MEM const float *RESTRICT weights, MEM const int *RESTRICT first, int size, int taps,
-                                  int height, int width, int stride) {
+STAGE resize_columns(MEM float *RESTRICT rows, __global const uchar *RESTRICT crop,
+                     MEM const float *RESTRICT weights, MEM const int *RESTRICT first, int size, int taps,
+                     int height, int width, int stride) {
     EACH_Y(y, size) {
         MEM float *RESTRICT row = rows + y * width;
         EACH_X(x, width) {
@@ -137,9 +140,9 @@ static inline void resize_columns(MEM float *RESTRICT rows, __global const uchar
 }
 
 /* One plane (size, size), in [0, 1], from rows (size, width, c) of 0..255. */
-static inline void resize_rows(MEM float *RESTRICT plane, MEM const float *RESTRICT rows,
-                               MEM const float *RESTRICT weights, MEM const int *RESTRICT first, int size, int taps,
-                               int width, int c) {
+STAGE resize_rows(MEM float *RESTRICT plane, MEM const float *RESTRICT rows,
+                  MEM const float *RESTRICT weights, MEM const int *RESTRICT first, int size, int taps,
+                  int width, int c) {
     EACH_Y(y, size) {
         MEM const float *RESTRICT row = rows + y * width * c;
         MEM float *RESTRICT to = plane + y * size;
@@ -161,7 +164,7 @@ static inline void resize_rows(MEM float *RESTRICT plane, MEM const float *RESTR
     }
 }
 
-static inline void copy_plane(MEM float *RESTRICT to, MEM const float *RESTRICT from, int count) {
+STAGE copy_plane(MEM float *RESTRICT to, MEM const float *RESTRICT from, int count) {
     EACH(p, count) {
         to[p] = from[p];
     }
@@ -177,8 +180,8 @@ static inline float blend(float a, float b, float factor) {
     return clamp(factor * a + (1.0f - factor) * b, 0.0f, 1.0f);
 }
 
-static inline void adjust_brightness(MEM float *RESTRICT r, MEM float *RESTRICT g, MEM float *RESTRICT b, int count,
-                                     float factor) {
+STAGE adjust_brightness(MEM float *RESTRICT r, MEM float *RESTRICT g, MEM float *RESTRICT b, int count,
+                        float factor) {
     EACH(p, count) {
         r[p] = clamp(r[p] * factor, 0.0f, 1.0f);
         g[p] = clamp(g[p] * factor, 0.0f, 1.0f);
@@ -187,8 +190,8 @@ static inline void adjust_brightness(MEM float *RESTRICT r, MEM float *RESTRICT 
 }
 
 /* Sums of grey over each column: sums (size). Each work-item keeps to its columns: no barrier within. */
-static inline void grey_columns(MEM float *RESTRICT sums, MEM const float *RESTRICT r, MEM const float *RESTRICT g,
-                                MEM const float *RESTRICT b, int size) {
+STAGE grey_columns(MEM float *RESTRICT sums, MEM const float *RESTRICT r, MEM const float *RESTRICT g,
+                   MEM const float *RESTRICT b, int size) {
     EACH(x, size) {
         sums[x] = 0.0f;
     }
@@ -198,8 +201,8 @@ static inline void grey_columns(MEM float *RESTRICT sums, MEM const float *RESTR
         }
 }
 
-static inline void adjust_contrast(MEM float *RESTRICT r, MEM float *RESTRICT g, MEM float *RESTRICT b,
-                                   MEM const float *RESTRICT sums, int size, float factor) {
+STAGE adjust_contrast(MEM float *RESTRICT r, MEM float *RESTRICT g, MEM float *RESTRICT b,
+                      MEM const float *RESTRICT sums, int size, float factor) {
     float mean = 0.0f;
     for (int x = 0; x < size; x++)
         mean += sums[x];
@@ -211,8 +214,8 @@ static inline void adjust_contrast(MEM float *RESTRICT r, MEM float *RESTRICT g,
     }
 }
 
-static inline void adjust_saturation(MEM float *RESTRICT r, MEM float *RESTRICT g, MEM float *RESTRICT b, int count,
-                                     float factor) {
+STAGE adjust_saturation(MEM float *RESTRICT r, MEM float *RESTRICT g, MEM float *RESTRICT b, int count,
+                        float factor) {
     EACH(p, count) {
         float grey = grey_of(r[p], g[p], b[p]);
         r[p] = blend(r[p], grey, factor);
@@ -229,8 +232,8 @@ static inline float hue_channel(float n, float hue, float value, float chroma) {
 }
 
 /* Through HSV: the hue turns by `turns`, saturation and value stay. */
-static inline void adjust_hue(MEM float *RESTRICT r, MEM float *RESTRICT g, MEM float *RESTRICT b, int count,
-                              float turns) {
+STAGE adjust_hue(MEM float *RESTRICT r, MEM float *RESTRICT g, MEM float *RESTRICT b, int count,
+                 float turns) {
     EACH(p, count) {
         float red = r[p], green = g[p], blue = b[p];
         float high = fmax(red, fmax(green, blue)), chroma = high - fmin(red, fmin(green, blue));
@@ -246,7 +249,7 @@ static inline void adjust_hue(MEM float *RESTRICT r, MEM float *RESTRICT g, MEM 
     }
 }
 
-static inline void make_grey(MEM float *RESTRICT r, MEM float *RESTRICT g, MEM float *RESTRICT b, int count) {
+STAGE make_grey(MEM float *RESTRICT r, MEM float *RESTRICT g, MEM float *RESTRICT b, int count) {
     EACH(p, count) {
         float grey = grey_of(r[p], g[p], b[p]);
         r[p] = grey;
@@ -258,7 +261,7 @@ static inline void make_grey(MEM float *RESTRICT r, MEM float *RESTRICT g, MEM f
 /* ---- blur ------------------------------------------------------------------------------------------------------- */
 
 /* weights (radius + 1): the middle and one side of a normalised Gaussian. */
-static inline void blur_table(MEM float *weights, int radius, float sigma) {
+STAGE blur_table(MEM float *weights, int radius, float sigma) {
     EACH(i, radius + 1) {
         float sum = 1.0f;
         for (int k = 1; k <= radius; k++)
@@ -272,8 +275,8 @@ static inline int reflect(int i, int size) {
     return i < size ? i : 2 * (size - 1) - i;
 }
 
-static inline void blur_rows(MEM float *RESTRICT to, MEM const float *RESTRICT from, MEM const float *RESTRICT weights,
-                             int size, int radius) {
+STAGE blur_rows(MEM float *RESTRICT to, MEM const float *RESTRICT from, MEM const float *RESTRICT weights,
+                int size, int radius) {
     EACH_Y(y, size) {
         MEM float *RESTRICT out = to + y * size;
         MEM const float *RESTRICT in = from + y * size;
@@ -290,8 +293,8 @@ static inline void blur_rows(MEM float *RESTRICT to, MEM const float *RESTRICT f
     }
 }
 
-static inline void blur_columns(MEM float *RESTRICT to, MEM const float *RESTRICT from,
-                                MEM const float *RESTRICT weights, int size, int radius) {
+STAGE blur_columns(MEM float *RESTRICT to, MEM const float *RESTRICT from,
+                   MEM const float *RESTRICT weights, int size, int radius) {
     EACH_Y(y, size) {
         MEM float *RESTRICT out = to + y * size;
         MEM const float *RESTRICT in = from + y * size;
@@ -313,9 +316,9 @@ static inline void blur_columns(MEM float *RESTRICT to, MEM const float *RESTRIC
 /* ---- the whole view --------------------------------------------------------------------------------------------- */
 
 /* Flip, solarise, normalise: out (size, size, 4). */
-static inline void write_view(__global float *RESTRICT out, MEM const float *RESTRICT r, MEM const float *RESTRICT g,
-                              MEM const float *RESTRICT b, int size, int flip, float threshold, float4 mean,
-                              float4 inverse_std) {
+STAGE write_view(__global float *RESTRICT out, MEM const float *RESTRICT r, MEM const float *RESTRICT g,
+                 MEM const float *RESTRICT b, int size, int flip, float threshold, float4 mean,
+                 float4 inverse_std) {
     EACH_Y(y, size) {
         EACH_X(x, size) {
             int p = y * size + (flip ? size - 1 - x : x);
@@ -331,7 +334,7 @@ static inline void write_view(__global float *RESTRICT out, MEM const float *RES
 /* out (n, size, size, 4) from images (n, h, w, c). scratch, for each group: planes (3, size, size), rows (size, the
  * wider of w * c and size), weights of both axes (2, taps, size), first pixels (2, size), column sums (size), blur
  * (radius + 1). */
-__kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
+__kernel __attribute__((reqd_work_group_size(TEAM, 1, 1))) void
 augment(__global float *restrict out, ulong out_offset, __global const uchar *restrict images, ulong images_offset,
         __global const od_augment_params *restrict params, MEM float *restrict scratch, ulong scratch_stride, int n,
         int h, int w, int c, int size, int taps, int radius, float threshold, float mean_r, float mean_g, float mean_b,

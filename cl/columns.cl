@@ -1,8 +1,8 @@
 /* Column sums in two stages. */
 #include "columns.clh"
 
-static inline void sum_columns(__global float *partial, const __global float *x, uint rows, uint c, const uint nv,
-                               const uint lanes, __local vec *scratch) {
+INLINE void sum_columns(__global float *partial, const __global float *x, uint rows, uint c, const uint nv,
+                        const uint lanes, __local vec *scratch) {
     vec sum[WIDE];
     for (uint k = 0; k < nv; k++)
         sum[k] = ZERO;
@@ -17,10 +17,11 @@ static inline void sum_columns(__global float *partial, const __global float *x,
 }
 
 /* partial (chunks, c) of x (rows, c). */
-COLUMN_KERNEL column_sum_chunks(__global float *partial, ulong partial_offset, const __global float *x, ulong x_offset,
-                                ulong rows, uint c, uint chunk_rows) {
-    __local vec scratch[TX * TY];
-    ulong chunk = get_group_id(0), first = chunk * chunk_rows;
+COLUMN_KERNEL(column_sum_chunks,
+              (partial, partial_offset, x, x_offset, rows, c, chunk_rows),
+              __global float *partial, ulong partial_offset, const __global float *x, ulong x_offset, ulong rows,
+              uint c, uint chunk_rows) {
+    ulong chunk = here.group[0], first = chunk * chunk_rows;
     uint n = (uint)min((ulong)chunk_rows, rows - first);
     __global float *out = partial + partial_offset + chunk * c;
     const __global float *in = x + x_offset + first * c;
@@ -30,9 +31,10 @@ COLUMN_KERNEL column_sum_chunks(__global float *partial, ulong partial_offset, c
 }
 
 /* out (c) = (accumulate ? out : 0) + the sum over chunks; dimension 1 counts column blocks. */
-COLUMN_KERNEL column_sum_finish(__global float *out, ulong out_offset, const __global float *partial,
-                                ulong partial_offset, ulong chunks, uint c, int accumulate) {
-    __local vec scratch[TX * TY];
+COLUMN_KERNEL(column_sum_finish,
+              (out, out_offset, partial, partial_offset, chunks, c, accumulate),
+              __global float *out, ulong out_offset, const __global float *partial, ulong partial_offset, ulong chunks,
+              uint c, int accumulate) {
     uint col = FIRST_COLUMN, lanes = LANES(col, c);
     vec sum = ZERO, lost = ZERO;
     for (ulong i = ROW_LANE; i < chunks; i += TY)

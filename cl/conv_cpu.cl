@@ -17,7 +17,7 @@ typedef struct tile_rows {
 } tile_rows;
 
 /* Vector v of a row that has `cols` columns; add: to what is there. */
-static inline __attribute__((always_inline)) void store(__global float *row, int v, vec value, int cols, int add) {
+INLINE void store(__global float *row, int v, vec value, int cols, int add) {
     if (cols >= (v + 1) * VW) {
         VSTORE(add ? VLOAD(v, row) + value : value, v, row);
         return;
@@ -29,10 +29,10 @@ static inline __attribute__((always_inline)) void store(__global float *row, int
 }
 
 /* One register tile: ROWS pixels x `vecs` vectors, over all taps. */
-static inline __attribute__((always_inline)) void conv_tile(const int vecs, const tile_rows *rows,
-                                                            __global const float *panel, __global const float *zeros,
-                                                            __global const int *taps, int tap_count, int h_in, int w_in,
-                                                            int pitch, int run, int cols, int add) {
+INLINE void conv_tile(const int vecs, const tile_rows *rows,
+                      __global const float *panel, __global const float *zeros,
+                      __global const int *taps, int tap_count, int h_in, int w_in,
+                      int pitch, int run, int cols, int add) {
     vec acc[ROWS][VECS], b[VECS];
 #define CLEAR(r, v)  acc[r][v] = (vec)(0.0f);
 #define CLEAR_ROW(r) EACH_VEC(CLEAR, r)
@@ -91,19 +91,21 @@ static inline __attribute__((always_inline)) void conv_tile(const int vecs, cons
  * group), with `group` images in a group: with ROWS images, the rows of a tile share their place, so that taps drop out
  * at the edges and join inside. panel_dim: which dimension of the range counts panels; the other one counts blocks of
  * `block` pixels; 2 counts classes. add: to what y holds. */
-__attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
-conv_direct(__global float *y, ulong y_offset, __global const float *x, ulong x_offset, __global const float *packed,
+CORE_KERNEL(conv_direct,
+            (y, y_offset, x, x_offset, packed, zeros, table, n, h_in, w_in, pitch, run, h_out, w_out, c_out, step_in,
+             step_out, group, block, panel_dim, add),
+            __global float *y, ulong y_offset, __global const float *x, ulong x_offset, __global const float *packed,
             __global const float *zeros, __global const int *table, int n, int h_in, int w_in, int pitch, int run,
             int h_out, int w_out, int c_out, int step_in, int step_out, int group, int block, int panel_dim, int add) {
-    const int panel_index = get_global_id(panel_dim);
-    const int class_count = get_global_size(2), taps_total = table[6];
-    __global const int *header = table + get_global_id(2) * HEADER_INTS;
+    const int panel_index = here.group[panel_dim];
+    const int class_count = here.groups[2], taps_total = table[6];
+    __global const int *header = table + here.group[2] * HEADER_INTS;
     const int rows_p = header[0], rows_q = header[1];
     __global const int *taps = table + class_count * HEADER_INTS + header[4] * TAP_INTS;
     const int tap_count = header[5];
 
     const ulong pixels = (ulong)n * rows_p * rows_q;
-    const ulong begin = (ulong)get_global_id(1 - panel_dim) * block, end = min(begin + block, pixels);
+    const ulong begin = (ulong)here.group[1 - panel_dim] * block, end = min(begin + block, pixels);
     if (begin >= end || (add && !tap_count))
         return;
     const int column = panel_index * COLS, cols = min(c_out - column, COLS);
@@ -160,10 +162,11 @@ conv_direct(__global float *y, ulong y_offset, __global const float *x, ulong x_
 }
 
 /* packed [panel][tap][i][COLS] from w (taps, c_in, c_out), columns past c_out zero. One work-item a (tap, panel). */
-__attribute__((reqd_work_group_size(1, 1, 1))) __kernel void conv_pack(__global float *packed, __global const float *w,
-                                                                       ulong w_offset, __global const int *table,
-                                                                       int run, int c_out) {
-    const int tap = get_global_id(0), panel = get_global_id(1), tap_count = get_global_size(0);
+CORE_KERNEL(conv_pack,
+            (packed, w, w_offset, table, run, c_out),
+            __global float *packed, __global const float *w, ulong w_offset, __global const int *table, int run,
+            int c_out) {
+    const int tap = here.group[0], panel = here.group[1], tap_count = here.groups[0];
     const int column = panel * COLS, cols = min(c_out - column, COLS);
     const ulong w_row = table[HEADER_INTS + tap * TAP_INTS + 2];
     packed += ((ulong)panel * tap_count + tap) * run * COLS;
@@ -175,10 +178,11 @@ __attribute__((reqd_work_group_size(1, 1, 1))) __kernel void conv_pack(__global 
 
 /* The same for the transposed taps of the backward pass: packed [panel][tap][o][COLS], the columns are input channels.
  */
-__attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
-conv_pack_transposed(__global float *packed, __global const float *w, ulong w_offset, __global const int *table,
-                     int class_count, int c_in, int c_out) {
-    const int tap = get_global_id(0), panel = get_global_id(1), tap_count = get_global_size(0);
+CORE_KERNEL(conv_pack_transposed,
+            (packed, w, w_offset, table, class_count, c_in, c_out),
+            __global float *packed, __global const float *w, ulong w_offset, __global const int *table, int class_count,
+            int c_in, int c_out) {
+    const int tap = here.group[0], panel = here.group[1], tap_count = here.groups[0];
     const int column = panel * COLS, cols = min(c_in - column, COLS);
     const ulong w_row = table[class_count * HEADER_INTS + tap * TAP_INTS + 2];
     packed += ((ulong)panel * tap_count + tap) * c_out * COLS;
@@ -193,14 +197,15 @@ conv_pack_transposed(__global float *packed, __global const float *w, ulong w_of
 
 /* out (n, h + 2 pad, w + 2 pad, c_out) from in (n, h, w, c): zeros around each image and after the channels, and
  * `slack` more behind the last. One work-item a row of the result. */
-__attribute__((reqd_work_group_size(1, 1, 1))) __kernel void conv_pad(__global float *out, __global const float *in,
-                                                                      ulong in_offset, int h, int w, int c, int c_out,
-                                                                      int pad, int slack) {
-    const ulong row = get_global_id(0), image = row / (h + 2 * pad);
+CORE_KERNEL(conv_pad,
+            (out, in, in_offset, h, w, c, c_out, pad, slack),
+            __global float *out, __global const float *in, ulong in_offset, int h, int w, int c, int c_out, int pad,
+            int slack) {
+    const ulong row = here.group[0], image = row / (h + 2 * pad);
     const int width = w + 2 * pad, p = (int)(row - image * (h + 2 * pad)) - pad;
     const int left = pad * c_out, right = left + w * c_out; /* where the row's own pixels lie */
     out += row * width * c_out;
-    if (row + 1 == get_global_size(0))
+    if (row + 1 == here.groups[0])
         for (int j = 0; j < slack; j++)
             out[width * c_out + j] = 0.0f;
     if (p < 0 || p >= h) {
@@ -220,4 +225,37 @@ __attribute__((reqd_work_group_size(1, 1, 1))) __kernel void conv_pad(__global f
                 out[left + q * c_out + i] = i < c ? in[(ulong)q * c + i] : 0.0f;
     for (int j = right; j < width * c_out; j++)
         out[j] = 0.0f;
+}
+
+/* dw (taps, run, c_out) = (accumulate ? dw : 0) + the sum of the chunks that conv_direct_weight leaves, in order;
+ * `rows` is its ROWS. One work-item a (panel, tap). */
+CORE_KERNEL(conv_weight_sum,
+            (dw, dw_offset, part, run, c_out, rows, chunks, accumulate),
+            __global float *dw, ulong dw_offset, __global const float *part, int run, int c_out, int rows, int chunks,
+            int accumulate) {
+    const int panel = here.group[0], tap = here.group[1], column = panel * COLS;
+    const int cols = min(c_out - column, COLS), tiles = (run + rows - 1) / rows;
+    const ulong panel_size = (ulong)here.groups[1] * tiles * rows * COLS;
+    dw += dw_offset + (ulong)tap * run * c_out + column;
+    part += panel * panel_size + (ulong)tap * tiles * rows * COLS;
+    for (int i = 0; i < run; i++, dw += c_out) {
+        const int tile = i / rows, row = i - max(min(tile * rows, run - rows), 0);
+        __global const float *from = part + (tile * rows + row) * COLS;
+        if (cols == COLS) {
+#pragma unroll
+            for (int v = 0; v < VECS; v++) {
+                vec sum = accumulate ? VLOAD(v, dw) : (vec)(0.0f);
+                for (int k = 0; k < chunks; k++)
+                    sum += VLOAD(v, from + k * panel_size * here.groups[0]);
+                VSTORE(sum, v, dw);
+            }
+        } else {
+            for (int j = 0; j < cols; j++) {
+                float sum = accumulate ? dw[j] : 0.0f;
+                for (int k = 0; k < chunks; k++)
+                    sum += from[k * panel_size * here.groups[0] + j];
+                dw[j] = sum;
+            }
+        }
+    }
 }

@@ -20,9 +20,9 @@
 #endif
 
 /* The tile += x^T dy over the listed pixels. */
-static inline __attribute__((always_inline)) void weight_tile(const int vecs, __global float *part, int first,
-                                                              __global const float *x, __global const float *dy,
-                                                              const uint2 *list, int count) {
+INLINE void weight_tile(const int vecs, __global float *part, int first,
+                        __global const float *x, __global const float *dy,
+                        const uint2 *list, int count) {
     vec acc[ROWS][VECS], g[VECS];
 #define FETCH(r, v)                                                                                                    \
     if (v < vecs)                                                                                                      \
@@ -59,7 +59,7 @@ static inline __attribute__((always_inline)) void weight_tile(const int vecs, __
 #define TILE_SLAB (SLAB * ROWS + VW)
 
 /* to [tile][count][ROWS]: the listed pixels' channels. */
-static inline void gather_rows(__global float *to, __global const float *x, const uint2 *list, int count, int run) {
+INLINE void gather_rows(__global float *to, __global const float *x, const uint2 *list, int count, int run) {
     const int last = max(run - ROWS, 0);
     for (int k = 0; k < count; k++) {
         __global const float *from = x + list[k].x;
@@ -77,8 +77,8 @@ static inline void gather_rows(__global float *to, __global const float *x, cons
 }
 
 /* to [count][COLS]: `vecs` vectors of the listed pixels' gradients. */
-static inline void gather_columns(const int vecs, __global float *to, __global const float *dy, const uint2 *list,
-                                  int count) {
+INLINE void gather_columns(const int vecs, __global float *to, __global const float *dy, const uint2 *list,
+                           int count) {
     for (int k = 0; k < count; k++) {
 #define GATHER_VEC(r, v)                                                                                               \
     if (v < vecs)                                                                                                      \
@@ -90,10 +90,10 @@ static inline void gather_columns(const int vecs, __global float *to, __global c
 
 /* Each tile of a panel. The last one begins earlier rather than read past the channels; conv_weight_sum knows. x: the
  * gathered rows, and `columns` memory for gradients, or the image. */
-static inline __attribute__((always_inline)) void weight_panel(const int vecs, __global float *part, int first,
-                                                               __global const float *x, __global float *columns,
-                                                               __global const float *dy, const uint2 *list, int count,
-                                                               int run) {
+INLINE void weight_panel(const int vecs, __global float *part, int first,
+                         __global const float *x, __global float *columns,
+                         __global const float *dy, const uint2 *list, int count,
+                         int run) {
 #if GATHER
     gather_columns(vecs, columns, dy, list, count);
     dy = columns;
@@ -110,8 +110,8 @@ static inline __attribute__((always_inline)) void weight_panel(const int vecs, _
 
 /* The pixels of a slab whose tap (dh, dw) lies inside the image: offsets of their x, from the slab's first image on,
  * and dy, from the slab's first pixel on. */
-static inline int list_pixels(uint2 *list, place at, int size, int rows_p, int rows_q, int dh, int dw, int h_in,
-                              int w_in, int pitch, int dy_pitch, int step_in) {
+INLINE int list_pixels(uint2 *list, place at, int size, int rows_p, int rows_q, int dh, int dw, int h_in,
+                       int w_in, int pitch, int dy_pitch, int step_in) {
     int count = 0, h = at.row * step_in + dh, w = at.column * step_in + dw, base = 0;
     for (int k = 0; k < size; k++) {
         list[count] = (uint2)((base + h * w_in + w) * pitch, k * dy_pitch);
@@ -133,20 +133,22 @@ static inline int list_pixels(uint2 *list, place at, int size, int rows_p, int r
  * dy_pitch whole panels, or whole panels and one vector. ROWS floats from a tap's first channel are readable even where
  * run is smaller. Dimension 0 of the range counts shares of `share` panels, 1 groups of `group` taps, 2 chunks of
  * `chunk` pixels; a work-group that gathers has tiles * TILE_SLAB + SLAB * COLS floats of scratch. */
-__attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
-conv_direct_weight(__global float *part, __global float *scratch, __global const float *x, ulong x_offset,
-                   __global const float *dy, ulong dy_offset, __global const int *table, int n, int h_in, int w_in,
-                   int pitch, int run, int dy_pitch, int step_in, int panels, int share, int group, int chunk) {
-    const int panel_begin = get_global_id(0) * share, panel_end = min(panel_begin + share, panels);
+CORE_KERNEL(conv_direct_weight,
+            (part, scratch, x, x_offset, dy, dy_offset, table, n, h_in, w_in, pitch, run, dy_pitch, step_in, panels,
+             share, group, chunk),
+            __global float *part, __global float *scratch, __global const float *x, ulong x_offset,
+            __global const float *dy, ulong dy_offset, __global const int *table, int n, int h_in, int w_in, int pitch,
+            int run, int dy_pitch, int step_in, int panels, int share, int group, int chunk) {
+    const int panel_begin = here.group[0] * share, panel_end = min(panel_begin + share, panels);
     const int rows_p = table[0], rows_q = table[1], taps_total = table[6];
     __global const int *taps = table + HEADER_INTS;
-    const int tap_begin = get_global_id(1) * group, tap_end = min(tap_begin + group, taps_total);
+    const int tap_begin = here.group[1] * group, tap_end = min(tap_begin + group, taps_total);
     const int tiles = (run + ROWS - 1) / ROWS, tap_part = tiles * ROWS * COLS;
     const ulong map = (ulong)rows_p * rows_q;
-    const ulong begin = (ulong)get_global_id(2) * chunk, end = min(begin + chunk, n * map);
-    part += get_global_id(2) * panels * taps_total * tap_part;
+    const ulong begin = (ulong)here.group[2] * chunk, end = min(begin + chunk, n * map);
+    part += here.group[2] * panels * taps_total * tap_part;
 #if GATHER
-    const ulong item = (get_global_id(2) * get_global_size(1) + get_global_id(1)) * get_global_size(0) + get_global_id(0);
+    const ulong item = (here.group[2] * here.groups[1] + here.group[1]) * here.groups[0] + here.group[0];
     __global float *rows = scratch + item * ((ulong)tiles * TILE_SLAB + SLAB * COLS);
     scratch = rows + (ulong)tiles * TILE_SLAB;
 #endif
@@ -173,37 +175,6 @@ conv_direct_weight(__global float *part, __global float *scratch, __global const
                     weight_panel(1, to, slab == begin, from, scratch, dys + column, list, count, run);
                 else
                     weight_panel(VECS, to, slab == begin, from, scratch, dys + column, list, count, run);
-            }
-        }
-    }
-}
-
-/* dw (taps, run, c_out) = (accumulate ? dw : 0) + the sum of the chunks, in order. One work-item a (panel, tap). */
-__attribute__((reqd_work_group_size(1, 1, 1))) __kernel void conv_weight_sum(__global float *dw, ulong dw_offset,
-                                                                             __global const float *part, int run,
-                                                                             int c_out, int chunks, int accumulate) {
-    const int panel = get_global_id(0), tap = get_global_id(1), column = panel * COLS;
-    const int cols = min(c_out - column, COLS), tiles = (run + ROWS - 1) / ROWS;
-    const ulong panel_size = (ulong)get_global_size(1) * tiles * ROWS * COLS;
-    dw += dw_offset + (ulong)tap * run * c_out + column;
-    part += panel * panel_size + (ulong)tap * tiles * ROWS * COLS;
-    for (int i = 0; i < run; i++, dw += c_out) {
-        const int tile = i / ROWS, row = i - max(min(tile * ROWS, run - ROWS), 0);
-        __global const float *from = part + (tile * ROWS + row) * COLS;
-        if (cols == COLS) {
-#pragma unroll
-            for (int v = 0; v < VECS; v++) {
-                vec sum = accumulate ? VLOAD(v, dw) : (vec)(0.0f);
-                for (int k = 0; k < chunks; k++)
-                    sum += VLOAD(v, from + k * panel_size * get_global_size(0));
-                VSTORE(sum, v, dw);
-            }
-        } else {
-            for (int j = 0; j < cols; j++) {
-                float sum = accumulate ? dw[j] : 0.0f;
-                for (int k = 0; k < chunks; k++)
-                    sum += from[k * panel_size * get_global_size(0) + j];
-                dw[j] = sum;
             }
         }
     }

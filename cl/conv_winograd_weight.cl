@@ -11,12 +11,14 @@
 
 /* u (36 planes, .): the transform of one vector of a tile of dy, of which `height` x `width` pixels lie in the image.
  * whole: all of them, and all of the vector's columns. */
-static inline __attribute__((always_inline)) void transform_gradient(const int whole, __global float *u, ulong plane,
-                                                                     __global const float *dy, int line, int c_out,
-                                                                     int height, int width, int cols) {
-    vec t[POINTS][4];
-#define AT(r, s)    (dy + r * line + s * c_out)
-#define PIXEL(r, s) (whole ? VLOAD(0, AT(r, s)) : r < height && s < width ? load(AT(r, s), cols) : (vec)(0.0f))
+INLINE void transform_gradient(const int whole, __global float *u, ulong plane,
+                               __global const float *dy, int line, int c_out,
+                               int height, int width, int cols) {
+    vec t[POINTS][4], inside[16];
+#pragma unroll 1
+    for (int i = 0; !whole && i < 16; i++)
+        inside[i] = i / 4 < height && i % 4 < width ? load(dy + i / 4 * line + i % 4 * c_out, cols) : (vec)(0.0f);
+#define PIXEL(r, s) (whole ? VLOAD(0, dy + r * line + s * c_out) : inside[4 * r + s])
 #define TILE_IN(r)  d##r
 #define TILE_OUT(r) t[r][column]
 #define TILE_COLUMN(s)                                                                                                 \
@@ -45,9 +47,9 @@ static inline __attribute__((always_inline)) void transform_gradient(const int w
 }
 
 /* s (ROWS, COLS) = (first ? 0 : s) + v^T u over the tiles of a block. */
-static inline __attribute__((always_inline)) void add_products(const int vecs, __global float *s, int first,
-                                                               __global const float *v, int v_pitch,
-                                                               __global const float *u, int u_pitch, int tiles) {
+INLINE void add_products(const int vecs, __global float *s, int first,
+                         __global const float *v, int v_pitch,
+                         __global const float *u, int u_pitch, int tiles) {
     vec acc[ROWS][VECS], b[VECS];
 #define FETCH(r, j)                                                                                                    \
     if (j < vecs)                                                                                                      \
@@ -77,9 +79,11 @@ static inline __attribute__((always_inline)) void add_products(const int vecs, _
 }
 
 /* One vector of the nine taps at `to`, `step` floats apart, from s (36 planes, .). */
-static inline __attribute__((always_inline)) void restore_taps(__global float *to, ulong step, __global const float *s,
-                                                               ulong plane) {
+INLINE void restore_taps(__global float *to, ulong step, __global const float *s,
+                         ulong plane) {
     vec t[3][POINTS];
+    to = opaque(to);
+    s = opaque(s);
 #define SUM_IN(r)  s##r
 #define SUM_OUT(r) t[r][column]
 #define SUM_COLUMN(k)                                                                                                  \
@@ -106,8 +110,8 @@ static inline __attribute__((always_inline)) void restore_taps(__global float *t
 }
 
 /* Part i of n of the next point's planes of v and u, and the same tile of its sums. */
-static inline void fetch_next(__global const float *v, __global const float *u, __global const float *s, ulong v_plane,
-                              ulong u_plane, int i, int n) {
+INLINE void fetch_next(__global const float *v, __global const float *u, __global const float *s, ulong v_plane,
+                       ulong u_plane, int i, int n) {
     const long v_part = (long)v_plane / n + 1, u_part = (long)u_plane / n + 1;
     fetch(v, i * v_part, (i + 1) * v_part);
     fetch(u, i * u_part, (i + 1) * u_part);
@@ -118,19 +122,21 @@ static inline void fetch_next(__global const float *v, __global const float *u, 
  * Dimension 0 of the range counts chunks of `chunk` tiles, taken in blocks of `block`; dimension 1 counts shares of
  * `share` panels. A work-group has `slot` floats of scratch: [c_in zeros][v][u][s]. affine: x is read through this map,
  * see input_map, one for `images` images. */
-__attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
-conv_winograd_weight(__global float *part, __global const float *x, ulong x_offset, __global const float *dy,
-                     ulong dy_offset, __global float *scratch, ulong slot, __global const float *affine,
-                     ulong affine_offset, ulong stride, int images, int n, int h_in, int w_in, int c_in, int h_out,
-                     int w_out, int c_out, int pad, ulong chunk, int block, int share) {
+CORE_KERNEL(conv_winograd_weight,
+            (part, x, x_offset, dy, dy_offset, scratch, slot, affine, affine_offset, stride, images, n, h_in, w_in,
+             c_in, h_out, w_out, c_out, pad, chunk, block, share),
+            __global float *part, __global const float *x, ulong x_offset, __global const float *dy, ulong dy_offset,
+            __global float *scratch, ulong slot, __global const float *affine, ulong affine_offset, ulong stride,
+            int images, int n, int h_in, int w_in, int c_in, int h_out, int w_out, int c_out, int pad, ulong chunk,
+            int block, int share) {
     const tile_grid grid = {(h_out + 3) / 4, (w_out + 3) / 4, (ulong)n * ((h_out + 3) / 4) * ((w_out + 3) / 4)};
     const int panels = (c_out + COLS - 1) / COLS, strips = (c_in + ROWS - 1) / ROWS;
-    const int panel_begin = get_global_id(1) * share, panel_count = min(share, panels - panel_begin);
+    const int panel_begin = here.group[1] * share, panel_count = min(share, panels - panel_begin);
     const int column = panel_begin * COLS, cols = min(c_out - column, panel_count * COLS);
     const int v_pitch = V_PITCH(c_in), u_pitch = share * COLS;
     const ulong v_plane = (ulong)block * v_pitch + LINE, u_plane = (ulong)block * u_pitch + LINE;
     const ulong s_plane = (ulong)share * strips * ROWS * COLS + LINE;
-    scratch += (get_global_id(1) * get_global_size(0) + get_global_id(0)) * slot;
+    scratch += (here.group[1] * here.groups[0] + here.group[0]) * slot;
     __global float *zeros = scratch, *v = zeros + (c_in + 15) / 16 * 16;
     __global float *u = v + PATCH * v_plane, *s = u + PATCH * u_plane;
     x += x_offset;
@@ -139,7 +145,7 @@ conv_winograd_weight(__global float *part, __global const float *x, ulong x_offs
         zeros[i] = 0.0f;
     const input_map map = {affine ? affine + affine_offset : 0, stride, images};
 
-    const ulong begin = get_global_id(0) * chunk, end = min(begin + chunk, grid.tiles);
+    const ulong begin = here.group[0] * chunk, end = min(begin + chunk, grid.tiles);
     for (ulong first = begin; first < end; first += block) {
         const int count = (int)min((ulong)block, end - first), ahead = (int)min((ulong)block, end - first - count);
         transform_block(v, v_plane, v_pitch, x, map, zeros, grid, first, count, count, h_in, w_in, c_in, pad);
@@ -172,7 +178,7 @@ conv_winograd_weight(__global float *part, __global const float *x, ulong x_offs
         }
     }
     const int pitch = panels * COLS;
-    part += get_global_id(0) * 9 * c_in * pitch + column;
+    part += here.group[0] * 9 * c_in * pitch + column;
     for (int i = 0; i < c_in; i++, part += pitch) {
         const int strip = i / ROWS, row = i - min(strip * ROWS, c_in - ROWS);
         for (int j = 0; j < cols; j += VW) {
@@ -184,12 +190,13 @@ conv_winograd_weight(__global float *part, __global const float *x, ulong x_offs
 }
 
 /* dw (9 * c_in, c_out) = (accumulate ? dw : 0) + the sum of the chunks, in order. One work-item a row. */
-__attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
-conv_winograd_weight_sum(__global float *dw, ulong dw_offset, __global const float *part, int c_out, int pitch,
-                         int chunks, int accumulate) {
-    const ulong size = get_global_size(0) * pitch;
-    dw += dw_offset + get_global_id(0) * c_out;
-    part += get_global_id(0) * pitch;
+CORE_KERNEL(conv_winograd_weight_sum,
+            (dw, dw_offset, part, c_out, pitch, chunks, accumulate),
+            __global float *dw, ulong dw_offset, __global const float *part, int c_out, int pitch, int chunks,
+            int accumulate) {
+    const ulong size = here.groups[0] * pitch;
+    dw += dw_offset + here.group[0] * c_out;
+    part += here.group[0] * pitch;
     for (int j = 0; j < c_out; j++) {
         float sum = accumulate ? dw[j] : 0.0f;
         for (int k = 0; k < chunks; k++)

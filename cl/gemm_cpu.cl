@@ -6,24 +6,21 @@
  * broadcast straight from where they lie, which is why no A is ever packed.
  *
  * Options: W (vector width), VECTORS, ROWS > ROWS_B > ROWS_C > 1 (register tiles; what is left over is done row by row),
- * K_CHUNK, TRANS_A, TRANS_B. */
+ * K_CHUNK. */
+#include "common.clh"
+
 #define PASTE_(a, b)  a##b
 #define PASTE(a, b)   PASTE_(a, b)
 #define floatW        PASTE(float, W)
 #define vloadW        PASTE(vload, W)
 #define vstoreW       PASTE(vstore, W)
 #define COLUMNS       (VECTORS * W)
-#define ALWAYS_INLINE inline __attribute__((always_inline))
 
-#if TRANS_A
-#define A_AT(i, kk) a[(ulong)(kk)*lda + (i)]
-#else
-#define A_AT(i, kk) a[(ulong)(i)*lda + (kk)]
-#endif
+#define A_AT(i, kk) a[trans_a ? (ulong)(kk)*lda + (i) : (ulong)(i)*lda + (kk)]
 
 /* panel (kc, COLUMNS) = op(B)[0..kc, 0..columns], zero beyond `columns`. */
-static ALWAYS_INLINE void pack_panel(__local float *panel, __global const float *b, ulong ldb, int columns, int kc) {
-#if TRANS_B
+INLINE void pack_transposed(__local float *panel, __global const float *b, ulong ldb, int columns,
+                            int kc) {
     const int k4 = W >= 8 ? kc & ~3 : 0; /* blocks of 4 x 4, whose shuffles crash Oclgrind (there W is 4) */
     for (int j = 0; j < COLUMNS; j += 4) {
         if (j + 4 <= columns) {
@@ -46,7 +43,9 @@ static ALWAYS_INLINE void pack_panel(__local float *panel, __global const float 
                     panel[kk * COLUMNS + j + q] = j + q < columns ? b[(ulong)(j + q) * ldb + kk] : 0.0f;
         }
     }
-#else
+}
+
+INLINE void pack_panel(__local float *panel, __global const float *b, ulong ldb, int columns, int kc) {
     for (int kk = 0; kk < kc; kk++) {
         __global const float *row = b + (ulong)kk * ldb;
         __local float *to = panel + kk * COLUMNS;
@@ -59,12 +58,11 @@ static ALWAYS_INLINE void pack_panel(__local float *panel, __global const float 
                 to[j] = j < columns ? row[j] : 0.0f;
         }
     }
-#endif
 }
 
 /* out (rows, COLUMNS) = a (rows, kc) panel (kc, COLUMNS); `rows` is a constant after inlining. */
-static ALWAYS_INLINE void tile(const int rows, float *out, __global const float *a, ulong lda,
-                               __local const floatW *panel, int kc) {
+INLINE void tile(const int trans_a, const int rows, float *out, __global const float *a, ulong lda,
+                 __local const floatW *panel, int kc) {
     floatW sum[ROWS][VECTORS];
 #pragma unroll
     for (int i = 0; i < ROWS; i++)
@@ -114,27 +112,27 @@ static inline void store_tile(__global float *c, ulong ldc, const float *out, in
 
 /* Global range: (panels, row blocks, slices of k). With one slice C is the result; with more, slice s writes its partial
  * product to c + s * slice_stride for gemm_sum_slices. */
-__attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
-gemm_cpu(__global float *c, ulong c_offset, __global const float *a, ulong a_offset, __global const float *b,
-         ulong b_offset, int m, int n, int k, ulong lda, ulong ldb, ulong ldc, float alpha, float beta, int block_rows,
-         int slice_k, ulong slice_stride) {
-    __local floatW panel[K_CHUNK * VECTORS];
+INLINE void product(const int trans_a, const int trans_b, const work_place *here, __local floatW *panel,
+                    __global float *c, __global const float *a, __global const float *b, int m, int n,
+                    int k, ulong lda, ulong ldb, ulong ldc, float alpha, float beta, int block_rows,
+                    int slice_k, ulong slice_stride) {
     float out[ROWS * COLUMNS];
-    const int j0 = (int)get_global_id(0) * COLUMNS, columns = min(COLUMNS, n - j0);
-    const int i_begin = (int)get_global_id(1) * block_rows, i_end = min(m, i_begin + block_rows);
-    const int k_begin = (int)get_global_id(2) * slice_k, k_end = min(k, k_begin + slice_k);
-    c += c_offset + get_global_id(2) * slice_stride + j0;
-    a += a_offset;
-    b += b_offset;
+    const int j0 = (int)here->group[0] * COLUMNS, columns = min(COLUMNS, n - j0);
+    const int i_begin = (int)here->group[1] * block_rows, i_end = min(m, i_begin + block_rows);
+    const int k_begin = (int)here->group[2] * slice_k, k_end = min(k, k_begin + slice_k);
+    c += here->group[2] * slice_stride + j0;
 
     for (int k0 = k_begin; k0 < k_end; k0 += K_CHUNK) {
         const int kc = min(K_CHUNK, k_end - k0);
         const float keep = k0 == k_begin ? beta : 1.0f;
-        pack_panel((__local float *)panel, b + (TRANS_B ? (ulong)j0 * ldb + k0 : (ulong)k0 * ldb + j0), ldb, columns, kc);
+        if (trans_b)
+            pack_transposed((__local float *)panel, b + (ulong)j0 * ldb + k0, ldb, columns, kc);
+        else
+            pack_panel((__local float *)panel, b + (ulong)k0 * ldb + j0, ldb, columns, kc);
         int i = i_begin;
 #define TILES(rows)                                                                                                    \
     for (; i + (rows) <= i_end; i += (rows)) {                                                                         \
-        tile((rows), out, &A_AT(i, k0), lda, panel, kc);                                                               \
+        tile(trans_a, (rows), out, &A_AT(i, k0), lda, panel, kc);                                                      \
         store_tile(c + (ulong)i * ldc, ldc, out, (rows), columns, alpha, keep);                                        \
     }
         TILES(ROWS)
@@ -144,3 +142,26 @@ gemm_cpu(__global float *c, ulong c_offset, __global const float *a, ulong a_off
 #undef TILES
     }
 }
+
+/* A kernel for each pair of transpositions: n(ormal) or t(ransposed), first that of A. The panel goes through a volatile:
+ * PoCL gives every core its own in the kernel alone, so the compiler must not put the variable itself into the body. */
+#define GEMM_KERNEL(name, trans_a, trans_b)                                                                            \
+    OUTLINED name##_body(const work_place here, __local floatW *panel, __global float *c, __global const float *a,     \
+                         __global const float *b, int m, int n, int k, ulong lda, ulong ldb, ulong ldc, float alpha,   \
+                         float beta, int block_rows, int slice_k, ulong slice_stride) {                                \
+        product(trans_a, trans_b, &here, panel, c, a, b, m, n, k, lda, ldb, ldc, alpha, beta, block_rows, slice_k,     \
+                slice_stride);                                                                                         \
+    }                                                                                                                  \
+    __kernel GROUP(1, 1, 1) void name(__global float *c, ulong c_offset, __global const float *a, ulong a_offset,      \
+                                      __global const float *b, ulong b_offset, int m, int n, int k, ulong lda,         \
+                                      ulong ldb, ulong ldc, float alpha, float beta, int block_rows, int slice_k,      \
+                                      ulong slice_stride) {                                                            \
+        __local floatW panel[K_CHUNK * VECTORS];                                                                       \
+        __local floatW *volatile own = panel;                                                                          \
+        name##_body(this_place(), own, AT(c), AT(a), AT(b), m, n, k, lda, ldb, ldc, alpha, beta, block_rows, slice_k,  \
+                    slice_stride);                                                                                     \
+    }
+GEMM_KERNEL(gemm_cpu_nn, 0, 0)
+GEMM_KERNEL(gemm_cpu_nt, 0, 1)
+GEMM_KERNEL(gemm_cpu_tn, 1, 0)
+GEMM_KERNEL(gemm_cpu_tt, 1, 1)

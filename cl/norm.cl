@@ -19,8 +19,8 @@ static inline vec reciprocal_std(vec variance, float eps) {
     return 1.0f / sqrt(variance + eps);
 }
 
-static inline void chunk_stats(__global float *partial, const __global float *x, const __global float *first_row,
-                               uint rows, uint c, const uint nv, const uint lanes, __local vec *scratch) {
+INLINE void chunk_stats(__global float *partial, const __global float *x, const __global float *first_row,
+                        uint rows, uint c, const uint nv, const uint lanes, __local vec *scratch) {
     vec pivot[WIDE], mean[WIDE], m2[WIDE];
     for (uint k = 0; k < nv; k++) {
         pivot[k] = load(first_row + k * V, lanes);
@@ -47,10 +47,11 @@ static inline void chunk_stats(__global float *partial, const __global float *x,
 }
 
 /* partial (groups, chunks, 3, c): rows, their mean relative to the group's first row, and M2. */
-COLUMN_KERNEL stats(__global float *partial, ulong partial_offset, const __global float *x, ulong x_offset, uint rows,
-                    uint c, uint chunk_rows, uint chunks) {
-    __local vec scratch[TX * TY];
-    ulong group = get_group_id(2), chunk = get_group_id(0);
+COLUMN_KERNEL(stats,
+              (partial, partial_offset, x, x_offset, rows, c, chunk_rows, chunks),
+              __global float *partial, ulong partial_offset, const __global float *x, ulong x_offset, uint rows, uint c,
+              uint chunk_rows, uint chunks) {
+    ulong group = here.group[2], chunk = here.group[0];
     uint first = (uint)chunk * chunk_rows, n = min(chunk_rows, rows - first);
     __global float *out = partial + partial_offset + (group * chunks + chunk) * 3 * c;
     const __global float *pivot = x + x_offset + group * rows * c, *in = pivot + (ulong)first * c;
@@ -61,7 +62,7 @@ COLUMN_KERNEL stats(__global float *partial, ulong partial_offset, const __globa
 
 /* slope and shift (2, c) from mean and rstd. */
 static inline void put_affine(__global float *affine, vec mean, vec rstd, const __global float *gamma,
-                              const __global float *beta, uint c, uint flags, uint lanes) {
+                       const __global float *beta, uint c, uint flags, uint lanes) {
     vec slope = flags & AFFINE ? rstd * load(gamma, lanes) : rstd;
     vec shift = flags & AFFINE ? load(beta, lanes) : ZERO;
     store(affine, slope, lanes);
@@ -71,7 +72,7 @@ static inline void put_affine(__global float *affine, vec mean, vec rstd, const 
 /* The mean and the M2 of `rows` rows from those of their parts (parts, 3, c), whose means are relative to `pivot` if it
  * has one. */
 static inline void add_parts(vec *mean, vec *m2, const __global float *part, const __global float *pivot, int has_pivot,
-                             uint rows, uint c, uint parts, uint lanes, __local vec *scratch) {
+                      uint rows, uint c, uint parts, uint lanes, __local vec *scratch) {
     vec sum = ZERO, lost = ZERO, squares = ZERO, squares_lost = ZERO;
     for (uint i = ROW_LANE; i < parts; i += TY) {
         const __global float *at = part + (ulong)i * 3 * c;
@@ -84,16 +85,17 @@ static inline void add_parts(vec *mean, vec *m2, const __global float *part, con
         add_compensated(&squares, &squares_lost, load(at + 2 * c, lanes) + d * d * load(at, lanes));
     }
     *m2 = column_total(squares - squares_lost, scratch);
-    if (has_pivot && ROW_LANE == 0)
+    if (ROW_LANE == 0 && has_pivot)
         *mean += load(pivot, lanes);
 }
 
 /* merged (groups, 3, c) from the parts (groups, parts, 3, c): rows, mean, M2. The parts' means are relative to `pivot`,
  * as in finish_stats; merged's are not. */
-COLUMN_KERNEL merge_stats(__global float *merged, ulong merged_offset, const __global float *partial,
-                          ulong partial_offset, const __global float *pivot, ulong pivot_offset, uint groups, uint rows,
-                          uint c, uint parts, int has_pivot) {
-    __local vec scratch[TX * TY];
+COLUMN_KERNEL(merge_stats,
+              (merged, merged_offset, partial, partial_offset, pivot, pivot_offset, groups, rows, c, parts, has_pivot),
+              __global float *merged, ulong merged_offset, const __global float *partial, ulong partial_offset,
+              const __global float *pivot, ulong pivot_offset, uint groups, uint rows, uint c, uint parts,
+              int has_pivot) {
     uint col = FIRST_COLUMN, lanes = LANES(col, c);
     for (ulong g = 0; g < groups; g++) {
         vec mean, m2;
@@ -110,13 +112,15 @@ COLUMN_KERNEL merge_stats(__global float *merged, ulong merged_offset, const __g
 
 /* saved (groups, 4, c) from the parts (groups, parts, 3, c), whose means are relative to `pivot` (row 0 of each group;
  * NULL: to 0); the running statistics take the groups in order. */
-COLUMN_KERNEL finish_stats(__global float *saved, ulong saved_offset, __global float *running_mean,
-                           ulong running_mean_offset, __global float *running_var, ulong running_var_offset,
-                           const __global float *partial, ulong partial_offset, const __global float *pivot,
-                           ulong pivot_offset, const __global float *gamma, ulong gamma_offset,
-                           const __global float *beta, ulong beta_offset, uint groups, uint rows, uint c, uint parts,
-                           float eps, float momentum, int has_pivot, int update_mean, int update_var, uint flags) {
-    __local vec scratch[TX * TY];
+COLUMN_KERNEL(finish_stats,
+              (saved, saved_offset, running_mean, running_mean_offset, running_var, running_var_offset, partial,
+               partial_offset, pivot, pivot_offset, gamma, gamma_offset, beta, beta_offset, groups, rows, c, parts,
+               eps, momentum, has_pivot, update_mean, update_var, flags),
+              __global float *saved, ulong saved_offset, __global float *running_mean, ulong running_mean_offset,
+              __global float *running_var, ulong running_var_offset, const __global float *partial,
+              ulong partial_offset, const __global float *pivot, ulong pivot_offset, const __global float *gamma,
+              ulong gamma_offset, const __global float *beta, ulong beta_offset, uint groups, uint rows, uint c,
+              uint parts, float eps, float momentum, int has_pivot, int update_mean, int update_var, uint flags) {
     uint col = FIRST_COLUMN, lanes = LANES(col, c);
     for (ulong g = 0; g < groups; g++) {
         vec mean, m2;
@@ -142,10 +146,12 @@ COLUMN_KERNEL finish_stats(__global float *saved, ulong saved_offset, __global f
 }
 
 /* saved (1, 4, c) from running statistics (c). */
-COLUMN_KERNEL running_stats(__global float *saved, ulong saved_offset, const __global float *mean, ulong mean_offset,
-                            const __global float *variance, ulong variance_offset, const __global float *gamma,
-                            ulong gamma_offset, const __global float *beta, ulong beta_offset, uint c, float eps,
-                            uint flags) {
+COLUMN_KERNEL(running_stats,
+              (saved, saved_offset, mean, mean_offset, variance, variance_offset, gamma, gamma_offset, beta,
+               beta_offset, c, eps, flags),
+              __global float *saved, ulong saved_offset, const __global float *mean, ulong mean_offset,
+              const __global float *variance, ulong variance_offset, const __global float *gamma, ulong gamma_offset,
+              const __global float *beta, ulong beta_offset, uint c, float eps, uint flags) {
     uint col = FIRST_COLUMN, lanes = LANES(col, c);
     if (ROW_LANE == 0) {
         vec m = load(mean + mean_offset + col, lanes);
@@ -157,9 +163,9 @@ COLUMN_KERNEL running_stats(__global float *saved, ulong saved_offset, const __g
     }
 }
 
-static inline void chunk_apply(__global float *y, const __global float *x, const __global float *affine,
-                               const __global float *residual, const __global float *residual_affine, uint rows, uint c,
-                               uint flags, const uint nv, const uint lanes) {
+INLINE void chunk_apply(__global float *y, const __global float *x, const __global float *affine,
+                        const __global float *residual, const __global float *residual_affine, uint rows, uint c,
+                        uint flags, const uint nv, const uint lanes) {
     vec slope[WIDE], shift[WIDE], residual_slope[WIDE], residual_shift[WIDE];
     for (uint k = 0; k < nv; k++) {
         slope[k] = load(affine + k * V, lanes);
@@ -187,14 +193,17 @@ static inline void chunk_apply(__global float *y, const __global float *x, const
 
 /* y (groups, rows, c) = act(x * slope + shift + residual); the maps (2, c) of group g are g * stride further on. y may
  * be x or residual. */
-COLUMN_KERNEL apply(__global float *y, ulong y_offset, const __global float *x, ulong x_offset,
-                    const __global float *affine, ulong affine_offset, const __global float *residual,
-                    ulong residual_offset, const __global float *residual_affine, ulong residual_affine_offset,
-                    uint stride, ulong rows, uint c, uint chunk_rows, uint flags) {
-    ulong first = (ulong)get_group_id(0) * chunk_rows, at = (get_group_id(2) * rows + first) * c;
+COLUMN_KERNEL(apply,
+              (y, y_offset, x, x_offset, affine, affine_offset, residual, residual_offset, residual_affine,
+               residual_affine_offset, stride, rows, c, chunk_rows, flags),
+              __global float *y, ulong y_offset, const __global float *x, ulong x_offset, const __global float *affine,
+              ulong affine_offset, const __global float *residual, ulong residual_offset,
+              const __global float *residual_affine, ulong residual_affine_offset, uint stride, ulong rows, uint c,
+              uint chunk_rows, uint flags) {
+    ulong first = (ulong)here.group[0] * chunk_rows, at = (here.group[2] * rows + first) * c;
     uint n = (uint)min((ulong)chunk_rows, rows - first);
-    affine_offset += get_group_id(2) * stride;
-    residual_affine_offset += get_group_id(2) * stride;
+    affine_offset += here.group[2] * stride;
+    residual_affine_offset += here.group[2] * stride;
 #define CALL(col, nv, lanes)                                                                                           \
     chunk_apply(y + y_offset + at + (col), x + x_offset + at + (col), affine + affine_offset + (col),                  \
                 residual + residual_offset + at + (col), residual_affine + residual_affine_offset + (col), n, c,       \
@@ -205,16 +214,16 @@ COLUMN_KERNEL apply(__global float *y, ulong y_offset, const __global float *x, 
 
 /* The gradient behind the ReLU. */
 static inline vec masked(const __global float *dy, const __global float *y, vec x, vec slope, vec shift, ulong at,
-                         uint flags, const uint lanes) {
+                  uint flags, const uint lanes) {
     vec g = load(dy + at, lanes);
     if (flags & RELU)
         g = keep(g, (flags & Y ? load(y + at, lanes) : fma(x, slope, shift)) > ZERO);
     return g;
 }
 
-static inline void chunk_grads(__global float *partial, const __global float *dy, const __global float *y,
-                               const __global float *x, const __global float *saved, uint rows, uint c, uint flags,
-                               const uint nv, const uint lanes, __local vec *scratch) {
+INLINE void chunk_grads(__global float *partial, const __global float *dy, const __global float *y,
+                        const __global float *x, const __global float *saved, uint rows, uint c, uint flags,
+                        const uint nv, const uint lanes, __local vec *scratch) {
     vec mean[WIDE], slope[WIDE], shift[WIDE], sum[WIDE], product[WIDE];
     for (uint k = 0; k < nv; k++) {
         mean[k] = load(saved + k * V, lanes);
@@ -240,12 +249,14 @@ static inline void chunk_grads(__global float *partial, const __global float *dy
 }
 
 /* partial (groups, chunks, 2, c): sums of g and of g (x - mean) rstd. */
-COLUMN_KERNEL grads(__global float *partial, ulong partial_offset, const __global float *dy, ulong dy_offset,
-                    const __global float *y, ulong y_offset, const __global float *x, ulong x_offset,
-                    const __global float *saved, ulong saved_offset, uint rows, uint c, uint chunk_rows, uint chunks,
-                    uint flags) {
-    __local vec scratch[TX * TY];
-    ulong group = get_group_id(2), chunk = get_group_id(0), first = chunk * chunk_rows;
+COLUMN_KERNEL(grads,
+              (partial, partial_offset, dy, dy_offset, y, y_offset, x, x_offset, saved, saved_offset, rows, c,
+               chunk_rows, chunks, flags),
+              __global float *partial, ulong partial_offset, const __global float *dy, ulong dy_offset,
+              const __global float *y, ulong y_offset, const __global float *x, ulong x_offset,
+              const __global float *saved, ulong saved_offset, uint rows, uint c, uint chunk_rows, uint chunks,
+              uint flags) {
+    ulong group = here.group[2], chunk = here.group[0], first = chunk * chunk_rows;
     ulong at = (group * rows + first) * c;
     uint n = min(chunk_rows, rows - (uint)first);
     __global float *out = partial + partial_offset + (group * chunks + chunk) * 2 * c;
@@ -262,11 +273,12 @@ static inline void put_gradient(__global float *out, vec v, int accumulate, uint
 }
 
 /* sums (groups, 2, c) over the chunks; dbeta and dgamma (c) over the groups too. */
-COLUMN_KERNEL finish_grads(__global float *sums, ulong sums_offset, __global float *dgamma, ulong dgamma_offset,
-                           __global float *dbeta, ulong dbeta_offset, const __global float *partial,
-                           ulong partial_offset, uint groups, uint c, uint chunks, int want_dgamma, int want_dbeta,
-                           int accumulate) {
-    __local vec scratch[TX * TY];
+COLUMN_KERNEL(finish_grads,
+              (sums, sums_offset, dgamma, dgamma_offset, dbeta, dbeta_offset, partial, partial_offset, groups, c,
+               chunks, want_dgamma, want_dbeta, accumulate),
+              __global float *sums, ulong sums_offset, __global float *dgamma, ulong dgamma_offset,
+              __global float *dbeta, ulong dbeta_offset, const __global float *partial, ulong partial_offset,
+              uint groups, uint c, uint chunks, int want_dgamma, int want_dbeta, int accumulate) {
     uint col = FIRST_COLUMN, lanes = LANES(col, c);
     vec all_sum = ZERO, all_product = ZERO;
     for (ulong g = 0; g < groups; g++) {
@@ -291,10 +303,10 @@ COLUMN_KERNEL finish_grads(__global float *sums, ulong sums_offset, __global flo
         put_gradient(dbeta + dbeta_offset + col, all_sum, accumulate, lanes);
 }
 
-static inline void chunk_dx(__global float *dx, __global float *d_residual, const __global float *dy,
-                            const __global float *y, const __global float *x, const __global float *saved,
-                            const __global float *sums, uint rows, float inverse_rows, uint c, uint flags,
-                            const uint nv, const uint lanes) {
+INLINE void chunk_dx(__global float *dx, __global float *d_residual, const __global float *dy,
+                     const __global float *y, const __global float *x, const __global float *saved,
+                     const __global float *sums, uint rows, float inverse_rows, uint c, uint flags,
+                     const uint nv, const uint lanes) {
     vec mean[WIDE], slope[WIDE], shift[WIDE], mean_g[WIDE], tilt[WIDE];
     for (uint k = 0; k < nv; k++) {
         mean[k] = load(saved + k * V, lanes);
@@ -317,12 +329,15 @@ static inline void chunk_dx(__global float *dx, __global float *d_residual, cons
 /* dx = gamma rstd (g - mean g - xhat mean(g xhat)), d_residual = g; the means over all_rows, which may be more than are
  * here. dx may be dy or x, d_residual may be dy: a place is
  * read before it is written. */
-COLUMN_KERNEL input_grads(__global float *dx, ulong dx_offset, __global float *d_residual, ulong d_residual_offset,
-                          const __global float *dy, ulong dy_offset, const __global float *y, ulong y_offset,
-                          const __global float *x, ulong x_offset, const __global float *saved, ulong saved_offset,
-                          const __global float *sums, ulong sums_offset, uint rows, uint all_rows, uint c,
-                          uint chunk_rows, uint flags) {
-    ulong group = get_group_id(2), first = (ulong)get_group_id(0) * chunk_rows, at = (group * rows + first) * c;
+COLUMN_KERNEL(input_grads,
+              (dx, dx_offset, d_residual, d_residual_offset, dy, dy_offset, y, y_offset, x, x_offset, saved,
+               saved_offset, sums, sums_offset, rows, all_rows, c, chunk_rows, flags),
+              __global float *dx, ulong dx_offset, __global float *d_residual, ulong d_residual_offset,
+              const __global float *dy, ulong dy_offset, const __global float *y, ulong y_offset,
+              const __global float *x, ulong x_offset, const __global float *saved, ulong saved_offset,
+              const __global float *sums, ulong sums_offset, uint rows, uint all_rows, uint c, uint chunk_rows,
+              uint flags) {
+    ulong group = here.group[2], first = (ulong)here.group[0] * chunk_rows, at = (group * rows + first) * c;
     uint n = min(chunk_rows, rows - (uint)first);
     saved_offset += group * 4 * c;
     sums_offset += group * 2 * c;

@@ -7,6 +7,7 @@
 #include "harness.h"
 #include "offdiag/ops/conv.h"
 #include "ops/conv_gpu.h"
+#include "ops/cpu_tile.h"
 #include "reference/conv_ref.h"
 
 typedef struct conv_case {
@@ -188,13 +189,18 @@ Test(conv, cpu) {
 
 /* The register tiles for narrower vectors than this machine's. */
 Test(conv, cpu_width_8) {
-    od_conv_cpu_width = 8;
+    od_cpu_tile_width = 8;
     walk(OD_FAMILY_CPU, "cpu8", "cpu_direct", OD_WINOGRAD_NEVER);
 }
 
 Test(conv, cpu_width_4) {
-    od_conv_cpu_width = 4;
+    od_cpu_tile_width = 4;
     walk(OD_FAMILY_CPU, "cpu4", "cpu_direct", OD_WINOGRAD_NEVER);
+}
+
+Test(conv, cpu_small_tiles) {
+    od_cpu_tile_width = 1;
+    walk(OD_FAMILY_CPU, "cpu1", "cpu_direct", OD_WINOGRAD_NEVER);
 }
 
 Test(conv, winograd) {
@@ -203,13 +209,13 @@ Test(conv, winograd) {
 
 Test(conv, winograd_width_8) {
     od_test_needs_whole();
-    od_conv_cpu_width = 8;
+    od_cpu_tile_width = 8;
     walk(OD_FAMILY_CPU, "winograd8", "cpu_direct", OD_WINOGRAD_ALWAYS);
 }
 
 Test(conv, winograd_width_4) {
     od_test_needs_whole();
-    od_conv_cpu_width = 4;
+    od_cpu_tile_width = 4;
     walk(OD_FAMILY_CPU, "winograd4", "cpu_direct", OD_WINOGRAD_ALWAYS);
 }
 

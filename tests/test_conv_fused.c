@@ -9,6 +9,7 @@
 #include "offdiag/ops/conv.h"
 #include "offdiag/ops/norm.h"
 #include "ops/conv_gpu.h"
+#include "ops/cpu_tile.h"
 #include "reference/conv_ref.h"
 
 typedef struct fused_case {
@@ -263,20 +264,26 @@ Test(conv_fused, cpu) {
 
 Test(conv_fused, cpu_width_16) {
     od_test_needs_whole();
-    od_conv_cpu_width = 16;
+    od_cpu_tile_width = 16;
     walk(OD_FAMILY_CPU, "cpu16");
 }
 
 Test(conv_fused, cpu_width_8) {
     od_test_needs_whole();
-    od_conv_cpu_width = 8;
+    od_cpu_tile_width = 8;
     walk(OD_FAMILY_CPU, "cpu8");
 }
 
 Test(conv_fused, cpu_width_4) {
     od_test_needs_whole();
-    od_conv_cpu_width = 4;
+    od_cpu_tile_width = 4;
     walk(OD_FAMILY_CPU, "cpu4");
+}
+
+Test(conv_fused, cpu_small_tiles) {
+    od_test_needs_whole();
+    od_cpu_tile_width = 1;
+    walk(OD_FAMILY_CPU, "cpu1");
 }
 
 Test(conv_fused, gpu) {

@@ -326,7 +326,7 @@ Test(offline, every_kernel_is_asked_for) {
     size_t kernels = 0;
     regex_t kernel;
     regmatch_t found[3];
-    cr_assert_eq(regcomp(&kernel, "(__kernel[^;{#]*void|[A-Z]+_KERNEL)[ \n]+([a-z_0-9]+)[(]", REG_EXTENDED), 0);
+    cr_assert_eq(regcomp(&kernel, "(__kernel[^;{#]*void|[A-Z]+_KERNEL)[ \n(]+([a-z_0-9]+)[(,]", REG_EXTENDED), 0);
     for (int i = 0; i < 2; i++)
         cr_assert_eq(od_offline_ask(&infos[i], "", &lists[i]), OD_OK, "%s", od_error_message());
     for (const od_cl_program *p = od_cl_programs; p->name; p++) {

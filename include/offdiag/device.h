@@ -98,6 +98,8 @@ od_device_family(const od_device *device); /* AUTO already resolved by the devic
  * src/device/quirks.c): past it loops end early, without an error. Operations cut their work into more work-items, or
  * refuse it. */
 uint64_t od_device_loop_limit(const od_device *device);
+/* Whether kernels should be short: the driver's compiler takes too long for unrolled ones. A quirk as well. */
+bool od_device_small_tiles(const od_device *device);
 extern const char *const od_family_names[];             /* in the order of od_family, ends with NULL */
 bool od_family_parse(const char *text, od_family *out); /* "auto" "ref" "cpu" "gpu" */
 const char *od_family_name(od_family family);

@@ -27,7 +27,8 @@ enum {
     OD_QUIRK_NO_BINARIES = 2, /* its program binaries lose something, or cost more than its own cache */
     OD_QUIRK_GROUP_SIZE = 4,  /* tells kernels' work-group limits too low: the device's own holds */
     OD_QUIRK_SAME_SIZE = 8,   /* a pooled buffer serves again only for as many bytes */
-    OD_QUIRK_LOOP_LIMIT = 16  /* all loops of a work-item end early after 65,535 rounds together */
+    OD_QUIRK_LOOP_LIMIT = 16, /* all loops of a work-item end early after 65,535 rounds together */
+    OD_QUIRK_SMALL_TILES = 32 /* its compiler takes half a minute for a kernel of a large register tile */
 };
 typedef struct od_quirks {
     unsigned flags;

@@ -128,6 +128,10 @@ od_family od_device_family(const od_device *device) {
     return device->family;
 }
 
+bool od_device_small_tiles(const od_device *device) {
+    return device->quirks.flags & OD_QUIRK_SMALL_TILES;
+}
+
 uint64_t od_device_loop_limit(const od_device *device) {
     /* Short of 65,535: callers count the loops that matter, not each one. */
     return device->quirks.flags & OD_QUIRK_LOOP_LIMIT ? 60000 : 0;

@@ -179,10 +179,10 @@ typedef struct augment_run {
     bool local;
 } augment_run;
 
-static const augment_run run_cpu = {"-DGROUP=1 -DNX=1 -DLOCAL", 1, true};
-static const augment_run run_gpu_local = {"-DGROUP=128 -DNX=32 -DLOCAL", 128, true};
-static const augment_run run_gpu = {"-DGROUP=128 -DNX=32", 128, false};
-static const augment_run run_ref = {"-DGROUP=1 -DNX=1", 1, false};
+static const augment_run run_cpu = {"-DTEAM=1 -DNX=1 -DLOCAL", 1, true};
+static const augment_run run_gpu_local = {"-DTEAM=128 -DNX=32 -DLOCAL", 128, true};
+static const augment_run run_gpu = {"-DTEAM=128 -DNX=32", 128, false};
+static const augment_run run_ref = {"-DTEAM=1 -DNX=1", 1, false};
 
 static bool fits_rounds(const od_device *device, const void *shape, const char **why) {
     return od_variant_loops(device, plan_work(shape).rounds, why);
@@ -217,11 +217,14 @@ static const od_variant variants[] = {
     {"ref_group", OD_FAMILY_REF, NULL, &run_gpu},
 };
 
+static const augment_run *choose_run(const od_device *device, const od_augment_shape *s) {
+    return variants[od_variant_choose(device, "augment", variants, sizeof(variants) / sizeof(variants[0]), s)].run;
+}
+
 /* Views from params (n) on the device. Shapes are checked. */
 static od_status launch_views(od_device *device, const od_augment_shape *s, const od_augment_policy *policy,
                               od_span out, const od_buffer *images, size_t images_offset, const od_buffer *params) {
-    const augment_run *run =
-        variants[od_variant_choose(device, "augment", variants, sizeof(variants) / sizeof(variants[0]), s)].run;
+    const augment_run *run = choose_run(device, s);
     augment_work work = plan_work(s);
     size_t groups = (size_t)s->n, bytes = work.scratch_floats * sizeof(float);
     od_buffer *scratch = NULL;
@@ -244,13 +247,13 @@ static od_status launch_views(od_device *device, const od_augment_shape *s, cons
     return status;
 }
 
-/* params (n) on the device, drawn there. */
-static od_status launch_draw(od_device *device, const od_augment_shape *s, const od_augment_policy *policy,
-                             od_buffer *params, const od_buffer *ids, size_t ids_offset, uint64_t seed, uint32_t epoch,
-                             uint32_t view) {
+/* params (n) on the device, drawn there by a program with these options. */
+static od_status launch_draw(od_device *device, const char *options, const od_augment_shape *s,
+                             const od_augment_policy *policy, od_buffer *params, const od_buffer *ids,
+                             size_t ids_offset, uint64_t seed, uint32_t epoch, uint32_t view) {
     augment_plan plan = make_plan(policy, s->h, s->w);
     od_kernel *kernel;
-    od_status status = od_kernel_get(device, "augment", "", "augment_draw", &kernel);
+    od_status status = od_kernel_get(device, "augment", options, "augment_draw", &kernel);
     if (status != OD_OK)
         return status;
     return OD_LAUNCH(kernel, OD_RANGE1((size_t)s->n, 64), OD_BUF(params), OD_BUF(ids), OD_U64(ids_offset / 4),
@@ -282,7 +285,7 @@ od_status od_augment_draw_on(od_device *device, od_augment_params *out, const od
     if (status == OD_OK)
         status = od_buffer_create(device, bytes, &params);
     if (status == OD_OK)
-        status = launch_draw(device, &shape, policy, params, ids, ids_offset, seed, epoch, view);
+        status = launch_draw(device, "", &shape, policy, params, ids, ids_offset, seed, epoch, view);
     if (status == OD_OK)
         status = od_buffer_read(params, 0, out, bytes);
     od_buffer_release(params);
@@ -302,7 +305,8 @@ od_status od_augment(od_device *device, const od_augment_shape *shape, const od_
         return status;
     status = od_buffer_create(device, (size_t)shape->n * sizeof(od_augment_params), &params);
     if (status == OD_OK)
-        status = launch_draw(device, shape, policy, params, ids, ids_offset, seed, epoch, view);
+        status = launch_draw(device, choose_run(device, shape)->options, shape, policy, params, ids, ids_offset, seed,
+                             epoch, view);
     if (status == OD_OK)
         status = launch_views(device, shape, policy, out, images, images_offset, params);
     od_buffer_release(params);

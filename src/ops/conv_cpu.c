@@ -3,31 +3,11 @@
 #include <stdlib.h>
 
 #include "ops/conv_impl.h"
+#include "ops/cpu_tile.h"
 #include "ops/tunable.h"
 
-/* Register tiles by the width of the device's float vectors: accumulators, the loaded vectors and one broadcast must
- * fit the register file (AVX-512: 32 registers of 16 floats; AVX2: 16 of 8; NEON: 32 of 4). Rows are pixels (forward,
- * backward by data) or input channels (backward by weights), columns vecs*vw output channels. */
-typedef struct cpu_tile {
-    int vw, vecs;
-    int rows; /* forward and backward by data */
-    int weight_rows,
-        weight_rows2; /* of the two, the one that divides the channels with less waste; the first on a tie */
-} cpu_tile;
-static const cpu_tile tiles[] = {
-    {16, 2, 12, 13, 8},
-    {8, 2, 6, 6, 4},
-    {4, 3, 8, 8, 6},
-};
-
-unsigned od_conv_cpu_width;
-
-static const cpu_tile *tile_of(const od_device *device) {
-    unsigned width = od_conv_cpu_width ? od_conv_cpu_width : od_device_get_info(device)->vector_width;
-    for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++)
-        if (width >= (unsigned)tiles[i].vw)
-            return &tiles[i];
-    return &tiles[sizeof tiles / sizeof *tiles - 1];
+static const od_cpu_tile *tile_of(const od_device *device) {
+    return &od_cpu_tiles[od_cpu_tile_choose(device)];
 }
 
 enum {
@@ -156,21 +136,13 @@ static od_status get_kernels(cpu_conv *c) {
         status = od_kernel_get(c->device, "conv_cpu", options, back ? "conv_pack_transposed" : "conv_pack", &c->pack);
     if (!status)
         status = od_kernel_get(c->device, "conv_cpu", options, "conv_direct", &c->main);
+    if (!status && weight)
+        status = od_kernel_get(c->device, "conv_cpu", options, "conv_weight_sum", &c->sum);
     if (status || !weight)
         return status;
     snprintf(options, sizeof options, "-DVW=%d -DVECS=%d -DROWS=%d -DSLAB=%d -DGATHER=%d -cl-fast-relaxed-math", c->vw,
              vecs, c->rows, c->tuned[TUNED_SLAB], c->tuned[TUNED_GATHER]);
-    status = od_kernel_get(c->device, "conv_cpu_weight", options, "conv_direct_weight", &c->main);
-    if (!status)
-        status = od_kernel_get(c->device, "conv_cpu_weight", options, "conv_weight_sum", &c->sum);
-    return status;
-}
-
-/* Input channels a tile of backward by weights; the smaller tile costs about a tenth more for each channel. */
-static int weight_rows(const cpu_tile *t, int run) {
-    int first = od_div_up(run, t->weight_rows) * t->weight_rows;
-    int second = od_div_up(run, t->weight_rows2) * t->weight_rows2;
-    return first * 10 <= second * 11 ? t->weight_rows : t->weight_rows2;
+    return od_kernel_get(c->device, "conv_cpu_weight", options, "conv_direct_weight", &c->main);
 }
 
 static size_t packed_floats(const cpu_conv *c) {
@@ -180,11 +152,11 @@ static size_t packed_floats(const cpu_conv *c) {
 /* The plan's parameters, and whether a tuning row sets some. */
 static bool choose(cpu_conv *c, const char *class) {
     const od_conv_gather *g = &c->gather;
-    const cpu_tile *t = tile_of(c->device);
+    const od_cpu_tile *t = tile_of(c->device);
     const bool weight = c->pass == OD_CONV_BACKWARD_WEIGHT;
     int *v = c->tuned;
     c->vw = t->vw;
-    c->rows = v[TUNED_ROWS] = weight ? weight_rows(t, g->run) : t->rows;
+    c->rows = v[TUNED_ROWS] = weight ? od_cpu_tile_rows(t, g->run) : t->rows;
     v[TUNED_VECS] = t->vecs;
     c->cols = t->vw * t->vecs;
     c->panels = od_div_up(g->c_out, c->cols);
@@ -389,7 +361,7 @@ static od_status weight_run(cpu_conv *c, const od_conv_args *args) {
                            OD_I32(cut.group), OD_I32(cut.chunk));
     if (!status)
         status = OD_LAUNCH(c->sum, od_conv_sum_work(OD_RANGE2(c->panels, g->taps, 1, 1), weights, cut.chunks),
-                           OD_SPAN(args->out), OD_BUF(part.buffer), OD_I32(g->run), OD_I32(s->c_out),
+                           OD_SPAN(args->out), OD_BUF(part.buffer), OD_I32(g->run), OD_I32(s->c_out), OD_I32(c->rows),
                            OD_I32(cut.chunks), OD_I32(args->accumulate));
     od_buffer_release(part.buffer);
     od_buffer_release(scratch.buffer);

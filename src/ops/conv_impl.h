@@ -34,7 +34,6 @@ typedef struct od_conv_impl {
 extern const od_conv_impl od_conv_ref, od_conv_cpu, od_conv_cpu_weight, od_conv_gpu, od_conv_gpu_weight;
 od_status od_conv_create_zeros(od_device *device, size_t bytes, od_buffer **out);
 bool od_conv_cpu_supports(const od_device *device, const void *shape, const char **why);
-extern unsigned od_conv_cpu_width; /* 0: the device's vector width; tests choose another row of the tile table */
 extern const od_conv_impl od_conv_winograd, od_conv_winograd_weight;
 bool od_conv_winograd_supports(const od_device *device, const void *shape, const char **why);
 /* Whether Winograd runs where it is faster, or never, or wherever it can; for tests and benchmarks. */

@@ -3,29 +3,10 @@
 #include <stdlib.h>
 
 #include "ops/conv_impl.h"
+#include "ops/cpu_tile.h"
 #include "ops/tunable.h"
 
-/* Register tiles by the width of the device's float vectors, as in conv_cpu.c; and what a core's own cache holds at
- * least where vectors are as wide, which OpenCL does not tell. */
-typedef struct winograd_tile {
-    int vw, vecs, rows;
-    size_t core_cache; /* bytes */
-} winograd_tile;
-static const winograd_tile tiles[] = {
-    {16, 2, 12, 1 << 20},
-    {8, 2, 6, 1 << 19},
-    {4, 3, 8, 1 << 19},
-};
-
 od_conv_winograd_use od_conv_winograd_mode;
-
-static const winograd_tile *tile_of(const od_device *device) {
-    unsigned width = od_conv_cpu_width ? od_conv_cpu_width : od_device_get_info(device)->vector_width;
-    for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++)
-        if (width >= (unsigned)tiles[i].vw)
-            return &tiles[i];
-    return &tiles[sizeof tiles / sizeof *tiles - 1];
-}
 
 enum {
     POINTS = 36,
@@ -67,10 +48,11 @@ typedef struct winograd_conv {
     bool transposed;
     od_winograd_maps maps;
     int filter_in, filter_out; /* w's own */
-    const winograd_tile *tile;
+    const od_cpu_tile *tile;
     int cols, panels;
-    od_buffer *zeros; /* (c_in) */
-    od_kernel *pack, *main, *patches, *by_panels;
+    od_buffer *zeros;  /* (c_in) */
+    char options[160]; /* of its programs */
+    od_kernel *pack, *main;
 } winograd_conv;
 
 /* Whether tiles of 4x4 leave little of a map over: 36 multiplications a tile against 9 a pixel. */
@@ -117,19 +99,14 @@ static od_status winograd_create(od_device *device, const od_conv_shape *s, unsi
                          .maps = od_winograd_maps_of(s, pass),
                          .filter_in = s->c_in,
                          .filter_out = s->c_out,
-                         .tile = tile_of(device)};
+                         .tile = &od_cpu_tiles[od_cpu_tile_choose(device)]};
     c->cols = c->tile->vw * c->tile->vecs;
     c->panels = od_div_up(c->maps.c_out, c->cols);
-    char options[160];
-    snprintf(options, sizeof options, "-DVW=%d -DVECS=%d -DROWS=%d -cl-fast-relaxed-math", c->tile->vw, c->tile->vecs,
-             c->tile->rows);
-    od_status status = od_kernel_get(device, "conv_winograd", options, "conv_winograd_weights", &c->pack);
+    snprintf(c->options, sizeof c->options, "-DVW=%d -DVECS=%d -DROWS=%d -cl-fast-relaxed-math", c->tile->vw,
+             c->tile->vecs, c->tile->rows);
+    od_status status = od_kernel_get(device, "conv_winograd", c->options, "conv_winograd_weights", &c->pack);
     if (!status)
-        status = od_kernel_get(device, "conv_winograd", options, "conv_winograd", &c->main);
-    if (!status)
-        status = od_kernel_get(device, "conv_winograd", options, "conv_winograd_patches", &c->patches);
-    if (!status)
-        status = od_kernel_get(device, "conv_winograd", options, "conv_winograd_panels", &c->by_panels);
+        status = od_kernel_get(device, "conv_winograd", c->options, "conv_winograd", &c->main);
     if (!status)
         status = od_conv_create_zeros(device, sizeof(float) * c->maps.c_in, &c->zeros);
     if (status) {
@@ -278,20 +255,25 @@ static od_status run_by_panels(const winograd_conv *c, const od_conv_args *args)
     const uint64_t plane = (uint64_t)blocks * rows * od_conv_winograd_pitch(c->maps.c_in, c->tile->vw) + LINE;
     const uint64_t slot = (POINTS * ((uint64_t)(CHUNK + count + rows) * c->cols + 2 * vw) + 15) / 16 * 16;
     od_span v = OD_NO_SPAN, scratch = OD_NO_SPAN;
+    od_kernel *patches, *by_panels;
     winograd_epilogue e;
-    od_status status = od_span_borrow(c->device, POINTS * plane, &v);
+    od_status status = od_kernel_get(c->device, "conv_winograd_panels", c->options, "conv_winograd_patches", &patches);
+    if (!status)
+        status = od_kernel_get(c->device, "conv_winograd_panels", c->options, "conv_winograd_panels", &by_panels);
+    if (!status)
+        status = od_span_borrow(c->device, POINTS * plane, &v);
     if (!status)
         status = od_span_borrow(c->device, slots * slot, &scratch);
     if (!status)
         status = make_epilogue(c, args, 1, &e);
     if (!status)
-        status = OD_LAUNCH(c->patches, OD_RANGE1(blocks, 1), OD_BUF(v.buffer), OD_U64(plane), OD_SPAN(args->in),
+        status = OD_LAUNCH(patches, OD_RANGE1(blocks, 1), OD_BUF(v.buffer), OD_U64(plane), OD_SPAN(args->in),
                            OD_BUF(c->zeros), OD_SPAN(args->affine), OD_U64(args->stride), OD_I32(images),
                            OD_I32(args->n), OD_I32(c->maps.h_in), OD_I32(c->maps.w_in), OD_I32(c->maps.c_in),
                            OD_I32(c->maps.h_out), OD_I32(c->maps.w_out), OD_I32(c->maps.pad));
     if (!status)
         status =
-            OD_LAUNCH(c->by_panels, with_work(OD_RANGE1(slots, 1), c, args->n, 9.0 * c->maps.c_in * c->maps.c_out),
+            OD_LAUNCH(by_panels, with_work(OD_RANGE1(slots, 1), c, args->n, 9.0 * c->maps.c_in * c->maps.c_out),
                       OD_SPAN(args->out), OD_BUF(v.buffer), OD_U64(plane), OD_SPAN(args->weights), OD_I32(c->filter_in),
                       OD_I32(c->filter_out), OD_I32(c->transposed), OD_BUF(scratch.buffer), OD_U64(slot), EPILOGUE(e),
                       OD_I32(images), OD_I32(args->n), OD_I32(c->maps.c_in), OD_I32(c->maps.h_out),

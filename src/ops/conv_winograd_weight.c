@@ -3,19 +3,8 @@
 #include <stdlib.h>
 
 #include "ops/conv_impl.h"
+#include "ops/cpu_tile.h"
 #include "ops/tunable.h"
-
-/* Register tiles by the width of the device's float vectors, as in conv_cpu.c: of two numbers of rows, the one that
- * divides the input channels with less waste. And how many tiles are transformed at a time: large_block where the sums
- * leave a core's cache between blocks. */
-typedef struct winograd_tile {
-    int vw, vecs, rows, rows2, block, large_block;
-} winograd_tile;
-static const winograd_tile tiles[] = {
-    {16, 2, 13, 8, 48, 96},
-    {8, 2, 6, 4, 36, 36},
-    {4, 3, 8, 6, 36, 36},
-};
 
 enum {
     POINTS = 36,
@@ -41,7 +30,7 @@ const od_tuning_table od_conv_winograd_weight_table = {
 typedef struct winograd_weight {
     od_device *device;
     od_conv_shape shape;
-    const winograd_tile *tile;
+    const od_cpu_tile *tile;
     int vw, rows, cols, panels;
     od_kernel *main, *sum;
 } winograd_weight;
@@ -51,16 +40,12 @@ static od_status weight_create(od_device *device, const od_conv_shape *shape, un
     winograd_weight *c = calloc(1, sizeof *c);
     if (!c)
         return od_fail(OD_ERR_MEMORY, "convolution: no memory for a plan");
-    const int width = (int)(od_conv_cpu_width ? od_conv_cpu_width : od_device_get_info(device)->vector_width);
-    const winograd_tile *t = tiles;
-    while (t->vw > width && t + 1 < tiles + sizeof tiles / sizeof *tiles)
-        t++;
-    const int first = od_div_up(shape->c_in, t->rows) * t->rows, second = od_div_up(shape->c_in, t->rows2) * t->rows2;
+    const od_cpu_tile *t = &od_cpu_tiles[od_cpu_tile_choose(device)];
     *c = (winograd_weight){.device = device,
                            .shape = *shape,
                            .tile = t,
                            .vw = t->vw,
-                           .rows = first * 10 <= second * 11 ? t->rows : t->rows2,
+                           .rows = od_cpu_tile_rows(t, shape->c_in),
                            .cols = t->vw * t->vecs,
                            .panels = od_div_up(shape->c_out, t->vw * t->vecs)};
     char options[160];
@@ -92,7 +77,7 @@ static weight_cut cut_run(const winograd_weight *c, int n) {
     const uint64_t channels = (uint64_t)od_div_up(s->c_in, c->rows) * c->rows;
     const int share = c->panels < SHARE ? c->panels : SHARE;
     const bool large = sizeof(float) * POINTS * (channels * share * c->cols + LINE) > CORE_CACHE;
-    int v[OD_TUNING_PARAMETERS] = {large ? c->tile->large_block : c->tile->block, share, PARTS_PER_CORE};
+    int v[OD_TUNING_PARAMETERS] = {c->tile->winograd_block[large], share, PARTS_PER_CORE};
     char class[64];
     od_conv_class(class, OD_CONV_BACKWARD_WEIGHT, s, n);
     (void)od_tuning_lookup(c->device, &od_conv_winograd_weight_table, class, v);

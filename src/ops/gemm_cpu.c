@@ -1,22 +1,12 @@
 /* Matrix product for CPU devices: cl/gemm_cpu.cl explains the kernel, this cuts the work. */
 #include <stdio.h>
 
+#include "ops/cpu_tile.h"
 #include "ops/gemm_impl.h"
 #include "ops/tunable.h"
 
-/* Register tiles by vector width: 24 accumulators of 32 registers with AVX-512, 12 of 16 with AVX2, 24 of 32 with NEON.
- */
-static const struct {
-    int width, vectors, rows;
-} tiles[] = {
-    {16, 2, 12},
-    {8, 2, 6},
-    {4, 3, 8},
-};
-enum { TILES = sizeof tiles / sizeof tiles[0] };
-
 /* Columns of a panel, and work-items a core to balance the load. */
-enum { K_CHUNK = 256, ITEMS = 4 };
+enum { K_CHUNK = 256, ITEMS = 4, ROWS_AT_LEAST = 6 /* so that there are two smaller tiles for what is left over */ };
 
 enum { WIDTH, VECTORS, ROWS, CHUNK, PER_CORE };
 
@@ -46,10 +36,10 @@ static int ceil_div(int a, int b) {
 static od_status build_kernel(od_device *device, const od_gemm_shape *s, const int *v, od_kernel **kernel) {
     const int rows_c = v[ROWS] >= 10 ? v[ROWS] / 3 : 2; /* tiles of what is left over; then single rows */
     char options[160];
-    snprintf(options, sizeof options,
-             "-DW=%d -DVECTORS=%d -DROWS=%d -DROWS_B=%d -DROWS_C=%d -DK_CHUNK=%d -DTRANS_A=%d -DTRANS_B=%d", v[WIDTH],
-             v[VECTORS], v[ROWS], 2 * rows_c, rows_c, v[CHUNK], s->trans_a, s->trans_b);
-    od_status status = od_kernel_get(device, "gemm_cpu", options, "gemm_cpu", kernel);
+    static const char *const names[2][2] = {{"gemm_cpu_nn", "gemm_cpu_nt"}, {"gemm_cpu_tn", "gemm_cpu_tt"}};
+    snprintf(options, sizeof options, "-DW=%d -DVECTORS=%d -DROWS=%d -DROWS_B=%d -DROWS_C=%d -DK_CHUNK=%d", v[WIDTH],
+             v[VECTORS], v[ROWS], 2 * rows_c, rows_c, v[CHUNK]);
+    od_status status = od_kernel_get(device, "gemm_cpu", options, names[s->trans_a][s->trans_b], kernel);
     if (!status && od_kernel_local_bytes(*kernel) > od_device_get_info(device)->local_bytes)
         *kernel = NULL; /* llvmpipe counts it twice */
     return status;
@@ -58,13 +48,12 @@ static od_status build_kernel(od_device *device, const od_gemm_shape *s, const i
 /* The kernel of what a tuning row says, or else of the widest tile that the device's vectors carry and its local memory
  * holds; none: *kernel is NULL. */
 static od_status get_kernel(od_device *device, const od_gemm_shape *s, int *v, od_kernel **kernel) {
-    const od_device_info *info = od_device_get_info(device);
     od_status status = OD_OK;
     *kernel = NULL;
-    for (size_t t = 0; t < TILES && !status && !*kernel; t++) {
-        const int defaults[] = {tiles[t].width, tiles[t].vectors, tiles[t].rows, K_CHUNK, ITEMS};
-        if (t + 1 < TILES && tiles[t].width > (int)info->vector_width)
-            continue;
+    for (size_t t = od_cpu_tile_choose(device); t < OD_CPU_TILES && !status && !*kernel; t++) {
+        const od_cpu_tile *tile = &od_cpu_tiles[t];
+        const int rows = tile->rows < ROWS_AT_LEAST ? ROWS_AT_LEAST : tile->rows;
+        const int defaults[] = {tile->vw, tile->vecs, rows, K_CHUNK, ITEMS};
         status = od_gemm_tuned(device, &od_gemm_cpu_table, s, defaults, build_kernel, v, kernel);
     }
     return status;

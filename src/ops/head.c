@@ -20,7 +20,7 @@ od_status od_offdiag_mask(od_device *device, od_span dw, int d) {
     od_kernel *kernel;
     od_status status = check_size(d);
     if (!status)
-        status = od_kernel_get(device, "head", "-DV=1", "mask", &kernel);
+        status = od_kernel_get(device, "head", od_team_scalar(device, "offdiag_mask").options, "mask", &kernel);
     return status ? status : OD_LAUNCH(kernel, OD_RANGE1((size_t)d, 64), OD_SPAN(dw), OD_U32((uint32_t)d));
 }
 

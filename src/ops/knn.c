@@ -18,10 +18,15 @@ typedef struct workspace {
     od_span predicted;         /* (queries) */
 } workspace;
 
-typedef od_status (*merge_fn)(od_device *device, workspace *w, int rows, int columns, int first, int k);
+/* A way to merge a tile into the best of its queries. */
+typedef struct merge {
+    const char *options; /* of its program */
+    bool in_place;
+    od_status (*run)(od_device *device, const char *options, workspace *w, int rows, int columns, int first, int k);
+} merge;
 
-static od_status merge_serial_with(od_device *device, const char *options, workspace *w, int rows, int columns,
-                                   int first, int k) {
+static od_status merge_serial(od_device *device, const char *options, workspace *w, int rows, int columns, int first,
+                              int k) {
     od_kernel *kernel;
     od_status status = od_kernel_get(device, "knn", options, "knn_best_serial", &kernel);
     if (status != OD_OK)
@@ -30,17 +35,10 @@ static od_status merge_serial_with(od_device *device, const char *options, works
                      OD_I32(columns), OD_I32(first), OD_I32(k));
 }
 
-static od_status merge_ref(od_device *device, workspace *w, int rows, int columns, int first, int k) {
-    return merge_serial_with(device, "-DW=1 -DTEAM=1", w, rows, columns, first, k);
-}
-
-static od_status merge_cpu(od_device *device, workspace *w, int rows, int columns, int first, int k) {
-    return merge_serial_with(device, "-DW=16 -DTEAM=1", w, rows, columns, first, k);
-}
-
-static od_status merge_gpu(od_device *device, workspace *w, int rows, int columns, int first, int k) {
+static od_status merge_team(od_device *device, const char *options, workspace *w, int rows, int columns, int first,
+                            int k) {
     od_kernel *kernel;
-    od_status status = od_kernel_get(device, "knn", "-DW=1 -DTEAM=256", "knn_best_team", &kernel);
+    od_status status = od_kernel_get(device, "knn", options, "knn_best_team", &kernel);
     if (status != OD_OK)
         return status;
     status = OD_LAUNCH(kernel, OD_RANGE1((size_t)rows * TEAM, TEAM), OD_SPAN(w->best[1]), OD_SPAN(w->index[1]),
@@ -54,6 +52,10 @@ static od_status merge_gpu(od_device *device, workspace *w, int rows, int column
     return status;
 }
 
+static const merge merge_cpu = {"-DW=16 -DTEAM=1", true, merge_serial};
+static const merge merge_gpu = {"-DW=1 -DTEAM=256", false, merge_team};
+static const merge merge_ref = {"-DW=1 -DTEAM=1", true, merge_serial};
+
 static bool team_fits(const od_device *device, const void *shape, const char **why) {
     (void)shape;
     *why = "work-groups of 256 are too large for the device";
@@ -61,9 +63,9 @@ static bool team_fits(const od_device *device, const void *shape, const char **w
 }
 
 static const od_variant variants[] = {
-    {"cpu_heap", OD_FAMILY_CPU, NULL, (const void *)merge_cpu},
-    {"gpu_radix", OD_FAMILY_GPU, team_fits, (const void *)merge_gpu},
-    {"ref_heap", OD_FAMILY_REF, NULL, (const void *)merge_ref},
+    {"cpu_heap", OD_FAMILY_CPU, NULL, &merge_cpu},
+    {"gpu_radix", OD_FAMILY_GPU, team_fits, &merge_gpu},
+    {"ref_heap", OD_FAMILY_REF, NULL, &merge_ref},
 };
 
 static int at_most(int wanted, size_t limit) {
@@ -110,7 +112,7 @@ static od_status workspace_create(od_device *device, const od_knn_shape *s, int 
 }
 
 /* predicted[begin .. begin + rows) of the workspace. */
-static od_status vote_rows(od_device *device, const od_knn_shape *s, int k, merge_fn merge, workspace *w, int begin,
+static od_status vote_rows(od_device *device, const od_knn_shape *s, int k, const merge *way, workspace *w, int begin,
                            int rows, od_span queries_x, od_span bank_x, const od_buffer *labels) {
     od_status status = OD_OK;
     for (int first = 0; status == OD_OK && first < s->bank; first += w->columns) {
@@ -119,11 +121,11 @@ static od_status vote_rows(od_device *device, const od_knn_shape *s, int k, merg
         status = od_gemm(device, &product, w->sims, od_span_at(queries_x, (size_t)begin * (size_t)s->d),
                          od_span_at(bank_x, (size_t)first * (size_t)s->d), 1.0f, 0.0f);
         if (status == OD_OK)
-            status = merge(device, w, rows, columns, first, k);
+            status = way->run(device, way->options, w, rows, columns, first, k);
     }
     od_kernel *kernel;
     if (status == OD_OK)
-        status = od_kernel_get(device, "knn", "-DW=1 -DTEAM=1", "knn_vote", &kernel);
+        status = od_kernel_get(device, "knn", way->options, "knn_vote", &kernel);
     if (status == OD_OK)
         status = OD_LAUNCH(kernel, OD_RANGE1(rows, 0), OD_SPAN(od_span_at(w->predicted, (size_t)begin)),
                            OD_BUF(w->votes), OD_SPAN(w->best[0]), OD_SPAN(w->index[0]), OD_BUF(labels), OD_I32(rows),
@@ -149,14 +151,14 @@ od_status od_knn_vote(od_device *device, const od_knn_shape *shape, int32_t *pre
         return od_fail(OD_ERR_UNSUPPORTED, "knn: k %d with %d classes are too many for %s", k, s->classes,
                        od_device_get_info(device)->name);
     const size_t chosen = od_variant_choose(device, "knn", variants, sizeof variants / sizeof variants[0], shape);
-    const merge_fn merge = (merge_fn)variants[chosen].run;
+    const merge *way = variants[chosen].run;
     workspace w;
-    od_status status = workspace_create(device, s, k, merge != merge_gpu, &w);
+    od_status status = workspace_create(device, s, k, way->in_place, &w);
     if (status != OD_OK)
         return od_fail_in(status, "knn of %d queries in a bank of %d: ", s->queries, s->bank);
     for (int begin = 0; status == OD_OK && begin < s->queries; begin += w.rows) {
         const int rows = begin + w.rows <= s->queries ? w.rows : s->queries - begin;
-        status = vote_rows(device, s, k, merge, &w, begin, rows, queries_x, bank_x, bank_labels);
+        status = vote_rows(device, s, k, way, &w, begin, rows, queries_x, bank_x, bank_labels);
     }
     if (status == OD_OK)
         status = od_buffer_read(w.predicted.buffer, 0, predicted, (size_t)s->queries * sizeof(int32_t));

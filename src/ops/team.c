@@ -51,6 +51,7 @@ od_team od_team_choose(const od_device *device, const char *operation, const od_
 od_team od_team_scalar(const od_device *device, const char *operation) {
     static const od_team scalar_gpu = {"-DV=1 -DTEAM=64", 64, 4096, {0}};
     static const od_variant variants[] = {
+        {"cpu", OD_FAMILY_CPU, NULL, &team_cpu}, /* the same program as of the operations that use its vectors */
         {"gpu", OD_FAMILY_GPU, NULL, &scalar_gpu},
         {"ref", OD_FAMILY_REF, NULL, &team_ref},
     };

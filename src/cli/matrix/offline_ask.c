@@ -47,7 +47,9 @@ static od_status ask_model(od_device *device, const od_model_config *config, int
            (status = od_span_create(device, (size_t)2 * n * size * size * 4, &x)) ||
            (status = od_span_create(device, 1, &loss)) ||
            (status = od_span_create(device, (size_t)2 * n * od_model_feature_dim(model), &features)) ||
-           (status = od_model_step(model, loss, x, n, 1, false)) || (status = od_model_optimize(model, &rates)) ||
+           (status = od_model_step(model, loss, x, n, 1, false)) ||
+           (status = od_model_step(model, loss, x, n / 8, 1, false)) || /* few pixels, as of small batches */
+           (status = od_model_optimize(model, &rates)) ||
            (status = od_model_features(model, features, OD_NO_SPAN, x, 2 * n)) ||
            (status = od_model_offdiag(model, &norm, &largest)));
     od_model_destroy(model);
