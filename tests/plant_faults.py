@@ -36,7 +36,7 @@ FAULTS = [
     # crash: far outside of anything
     ('pool.cl', 'AT(argmax)[at] = best_at;', 'AT(argmax)[at + (1ul << 44)] = best_at;'),
     # hang
-    ('head.cl', 'dw[dw_offset + i * d + i] = 0.0f;',
+    ('head.clh', 'dw[dw_offset + i * d + i] = 0.0f;',
      '{\n        dw[dw_offset + i * d + i] = 0.0f;\n        for (volatile int spin = 1; spin;)\n            ;\n    }'),
 ]
 

@@ -32,7 +32,7 @@ static const struct {
      .note = "a software device; PoCL is faster on CPUs"},
     /* Intel's CPU runtime (2026.2): the optimiser is wrong about -max(-a, -b) reduced over a work-group through local
      * memory (found by offdiag matrix: cross_entropy counted no hit); kernels reduce the negated values instead, see
-     * cl/loss.cl. Tests: --kernels gpu, cross_entropy. */
+     * cl/loss.clh. Tests: --kernels gpu, cross_entropy. */
     {.platform = "intel(r) opencl",
      .driver = "2026.",
      .note = "its optimiser gets -max(-a, -b) over a work-group wrong; our kernels avoid it"},

@@ -16,7 +16,7 @@ static od_status pair_loss(od_device *device, const char *name, od_span loss, od
     od_status status = od_span_create(device, (size_t)rows, &values);
     if (status)
         return status;
-    status = OD_TEAM_LAUNCH(device, &team, "loss", name, (size_t)rows, OD_SPAN(values), OD_SPAN(dp), OD_SPAN(dt),
+    status = OD_TEAM_LAUNCH(device, &team, "rows", name, (size_t)rows, OD_SPAN(values), OD_SPAN(dp), OD_SPAN(dt),
                             OD_SPAN(p), OD_SPAN(target), OD_U32((uint32_t)rows), OD_U32((uint32_t)d),
                             OD_U32((uint32_t)partner), OD_F32(gradient_factor), OD_I32(dt.buffer != NULL));
     if (!status)
@@ -54,7 +54,7 @@ od_status od_softmax_cross_entropy(od_device *device, od_span loss, od_span corr
     if (status)
         return status;
     od_span hits = od_span_at(values, (size_t)rows);
-    status = OD_TEAM_LAUNCH(device, &team, "loss", "cross_entropy", (size_t)rows, OD_SPAN(values), OD_SPAN(hits),
+    status = OD_TEAM_LAUNCH(device, &team, "rows", "cross_entropy", (size_t)rows, OD_SPAN(values), OD_SPAN(hits),
                             OD_SPAN(dlogits), OD_SPAN(logits), OD_BUF(labels), OD_U64(labels_offset),
                             OD_U32((uint32_t)classes), OD_F32(factor), OD_I32(dlogits.buffer != NULL));
     if (!status)

@@ -8,7 +8,7 @@ od_status od_sum_partials(od_device *device, od_span out, od_span partials, size
                           bool accumulate) {
     od_team team = OD_TEAM_OF(device, "sum_partials", partials);
     team.work = (od_work){(double)count, 4.0 * (double)count};
-    return OD_TEAM_LAUNCH(device, &team, "reduce", "sum_partials", 1, OD_SPAN(out), OD_SPAN(partials), OD_U64(count),
+    return OD_TEAM_LAUNCH(device, &team, "rows", "sum_partials", 1, OD_SPAN(out), OD_SPAN(partials), OD_U64(count),
                           OD_F32(factor), OD_I32(accumulate));
 }
 
@@ -23,7 +23,7 @@ static od_status reduce(od_device *device, const char *kernel, od_span out, od_s
     od_status status = od_span_create(device, blocks ? blocks : 1, &partial);
     if (status)
         return status;
-    status = OD_TEAM_LAUNCH(device, &team, "reduce", kernel, blocks, OD_SPAN(partial), OD_SPAN(x), OD_U64(count),
+    status = OD_TEAM_LAUNCH(device, &team, "rows", kernel, blocks, OD_SPAN(partial), OD_SPAN(x), OD_U64(count),
                             OD_U64(block));
     if (!status)
         status = od_sum_partials(device, out, partial, blocks, 1.0f, false);
