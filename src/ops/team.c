@@ -31,14 +31,22 @@ static bool narrow(const od_device *device, const void *shape, const char **why)
     return aligned_by_4(device, shape, why);
 }
 
+static bool small(const od_device *device, const void *shape, const char **why) {
+    (void)shape;
+    *why = "for drivers that compile long kernels slowly";
+    return od_device_small_tiles(device);
+}
+
 /* A CPU core takes 64 KiB of each tensor with the widest vectors; narrower registers split them. */
 static const od_team team_cpu = {"-DV=16", 1, 16384, {0}};
+static const od_team team_small = {"-DV=4", 1, 16384, {0}};
 static const od_team team_gpu_4 = {"-DV=4 -DALIGNED -DTEAM=256", 256, 4096, {0}};
 static const od_team team_gpu = {"-DV=1 -DTEAM=256", 256, 4096, {0}};
 static const od_team team_ref = {"-DV=1", 1, 1024, {0}};
 
 od_team od_team_choose(const od_device *device, const char *operation, const od_span *spans, size_t span_count) {
     static const od_variant variants[] = {
+        {"cpu_small", OD_FAMILY_CPU, small, &team_small},
         {"cpu", OD_FAMILY_CPU, NULL, &team_cpu},
         {"gpu_float4", OD_FAMILY_GPU, aligned_by_4, &team_gpu_4},
         {"gpu", OD_FAMILY_GPU, NULL, &team_gpu},
@@ -51,6 +59,7 @@ od_team od_team_choose(const od_device *device, const char *operation, const od_
 od_team od_team_scalar(const od_device *device, const char *operation) {
     static const od_team scalar_gpu = {"-DV=1 -DTEAM=64", 64, 4096, {0}};
     static const od_variant variants[] = {
+        {"cpu_small", OD_FAMILY_CPU, small, &team_small},
         {"cpu", OD_FAMILY_CPU, NULL, &team_cpu}, /* the same program as of the operations that use its vectors */
         {"gpu", OD_FAMILY_GPU, NULL, &scalar_gpu},
         {"ref", OD_FAMILY_REF, NULL, &team_ref},
@@ -69,6 +78,7 @@ od_status od_team_launch(od_device *device, const od_team *team, const char *pro
 
 /* Without the chunks, which depend on the shape. */
 static const od_columns columns_cpu = {"-DV=16 -DNV=4 -DTX=1 -DTY=1", 1, 0, 16, 0, 0};
+static const od_columns columns_small = {"-DV=4 -DNV=2 -DTX=1 -DTY=1", 1, 0, 4, 0, 0};
 static const od_columns columns_gpu_narrow = {"-DV=4 -DALIGNED -DNV=1 -DTX=4 -DTY=64", 256, 16, 16, 0, 0};
 static const od_columns columns_gpu_4 = {"-DV=4 -DALIGNED -DNV=1 -DTX=16 -DTY=16", 256, 64, 64, 0, 0};
 static const od_columns columns_gpu = {"-DV=1 -DNV=1 -DTX=32 -DTY=8", 256, 32, 32, 0, 0};
@@ -88,9 +98,15 @@ static bool walks(const od_device *device, const void *shape, const char **why) 
     return od_variant_loops(device, 2 * cpu_chunk_rows(c) * (1 + c / 16 + (c % 16 ? 3 : 0)), why);
 }
 
+static bool walks_small(const od_device *device, const void *shape, const char **why) {
+    const size_t c = (size_t)((const layout *)shape)->c;
+    return small(device, shape, why) && od_variant_loops(device, 2 * cpu_chunk_rows(c) * (1 + c / 4 + 1), why);
+}
+
 od_columns od_columns_choose(const od_device *device, const char *operation, size_t rows, int c, const od_span *spans,
                              size_t span_count) {
     static const od_variant variants[] = {
+        {"cpu_small", OD_FAMILY_CPU, walks_small, &columns_small},
         {"cpu", OD_FAMILY_CPU, walks, &columns_cpu},
         {"gpu_narrow", OD_FAMILY_GPU, narrow, &columns_gpu_narrow},
         {"gpu_float4", OD_FAMILY_GPU, aligned_by_4, &columns_gpu_4},
