@@ -485,7 +485,8 @@ Test(device, cache_garbage_and_oversize, .timeout = 60) {
 /* What a driver's compiler prints goes to the user's terminal. */
 Test(device, compilers_are_silent) {
     static const char *const programs[][3] = {
-        {"reduce", "-DV=16 -DTEAM=1", "sum_partials"},
+        {"rows", "-DV=16", "sum_partials"},
+        {"norm", "-DV=16 -DNV=4 -DTX=1 -DTY=1", "apply"},
         {"conv_cpu", "-DVW=16 -DVECS=2 -DROWS=6", "conv_pack"},
         {"knn", "-DW=16 -DTEAM=1", "knn_best_serial"},
     };
