@@ -1,7 +1,7 @@
 /* Image augmentation. augment_draw: one work-item draws one view's parameters. augment: one work-group makes one view
  * at a time, its image in scratch as three planes of S x S, all stages in a row.
  *
- * -DTEAM=n   work-items in a group; 1: no barriers, inner loops over neighbours for a CPU's vectors
+ * -DTEAM=n    work-items in a group; 1: no barriers, inner loops over neighbours for a CPU's vectors
  * -DNX=n      of them along x (a power of two that divides TEAM)
  * -DLOCAL     scratch is local memory; otherwise global memory, a part for each group
  *
