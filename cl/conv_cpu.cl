@@ -19,7 +19,7 @@ typedef struct tile_rows {
 /* Vector v of a row that has `cols` columns; add: to what is there. */
 INLINE void store(__global float *row, int v, vec value, int cols, int add) {
     if (cols >= (v + 1) * VW) {
-        VSTORE(add ? VLOAD(v, row) + value : value, v, row);
+        PUT(add ? VLOAD(v, row) + value : value, row + v * VW);
         return;
     }
     float tail[VW];
@@ -247,7 +247,7 @@ CORE_KERNEL(conv_weight_sum,
                 vec sum = accumulate ? VLOAD(v, dw) : (vec)(0.0f);
                 for (int k = 0; k < chunks; k++)
                     sum += VLOAD(v, from + k * panel_size * here.groups[0]);
-                VSTORE(sum, v, dw);
+                PUT(sum, dw + v * VW);
             }
         } else {
             for (int j = 0; j < cols; j++) {

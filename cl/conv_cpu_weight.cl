@@ -47,7 +47,7 @@ INLINE void weight_tile(const int vecs, __global float *part, int first,
     }
 #define KEEP(r, v)                                                                                                     \
     if (v < vecs)                                                                                                      \
-        VSTORE(acc[r][v], v, part + r * COLS);
+        PUT(acc[r][v], part + r * COLS + v * VW);
 #define KEEP_ROW(r) EACH_VEC(KEEP, r)
     EACH_ROW(KEEP_ROW)
 }

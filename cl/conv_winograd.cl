@@ -1,40 +1,42 @@
 /* Convolution 3x3 with stride 1 for CPU devices by Winograd's F(4x4, 3x3), fused: forward, and backward by data as the
  * same sum with turned, transposed weights.
  *
- * One work-item is one work-group: it owns a part of the scratch memory and takes blocks of tiles (4x4 outputs, 6x6
- * inputs) in turn. It transforms a block's input patches to v [point][tile][channel], multiplies them by the
+ * One work-item is one work-group: it owns a part of the scratch memory and takes a run of blocks of tiles (4x4 outputs,
+ * 6x6 inputs), so that it finds the rows that two blocks share in the cache. It transforms a block's input patches to v [point][tile][channel], multiplies them by the
  * transformed weights with register tiles, and brings the products m [point][tile][column] back to pixels, all while
  * both stay in the cache. What a pixel sums in which order does not depend on how tiles are blocked.
  *
  * VW: floats in a vector, VECS: vectors in a row of the register tile, ROWS: rows of it. */
 #include "conv_winograd_pass.clh"
 
-/* weights [36][panels][run][COLS], run the rows of a panel. One work-item (panel, LINES rows). */
+/* weights [36][panels][run][COLS], run the rows of a panel. One work-item (panel, `share` rows). */
 CORE_KERNEL(conv_winograd_weights,
-            (weights, w, w_offset, c_in, c_out, transposed),
-            __global float *weights, __global const float *w, ulong w_offset, int c_in, int c_out, int transposed) {
+            (weights, w, w_offset, c_in, c_out, transposed, share),
+            __global float *weights, __global const float *w, ulong w_offset, int c_in, int c_out, int transposed,
+            int share) {
     const filter f = {w + w_offset, c_in, c_out, transposed};
-    const int panel = here.group[0], first = here.group[1] * LINES, run = transposed ? c_out : c_in;
-    transform_lines(weights + ((ulong)panel * run + first) * COLS, (ulong)here.groups[0] * run * COLS, f, panel,
-                    first, min(run - first, LINES));
+    const int panel = here.group[0], run = transposed ? c_out : c_in, begin = here.group[1] * share;
+    for (int first = begin; first < min(begin + share, run); first += LINES)
+        transform_lines(weights + ((ulong)panel * run + first) * COLS, (ulong)here.groups[0] * run * COLS, f, panel,
+                        first, min(run - first, LINES));
 }
 
-/* Part k of what the multiplication of a block has time to bring into the cache: the pixels it will write, and `next`,
- * `ahead` tiles after `first`, which are read then. */
-INLINE void fetch_around(const output *o, ulong first, int count, __global const float *x, int h_in, int line_in,
-                         ulong next, int ahead, int k) {
+/* What the multiplication of a block has time to bring into the cache: the pixels of its `count` tiles from `first` on,
+ * which are written then, and those of the `more` tiles after them, which are read next. */
+INLINE void expect_block(look_ahead *ahead, const output *o, ulong first, int count, __global const float *x, int h_in,
+                         int line_in, int more) {
     const int line = o->w * o->c;
-    fetch_part(o->y, o->grid, first, count, o->h, line, k);
+    expect_pixels(ahead, o->y, o->grid, first, count, 0, o->h, line);
     if (o->kind == GRADIENTS)
-        fetch_part(o->e.u, o->grid, first, count, o->h, line, k);
+        expect_pixels(ahead, o->e.u, o->grid, first, count, 0, o->h, line);
     if (o->kind == GRADIENTS && o->e.after)
-        fetch_part(o->e.after, o->grid, first, count, o->h, line, k);
-    fetch_part(x, o->grid, next, ahead, h_in, line_in, k);
+        expect_pixels(ahead, o->e.after, o->grid, first, count, 0, o->h, line);
+    expect_pixels(ahead, x, o->grid, first + count, more, 1, h_in, line_in);
 }
 
 /* y (n, h_out, w_out, c_out) from x (n, h_in, w_in, c_in) and weights [36][panels][c_in][COLS]. Dimension 0 of the
- * range counts parts of the scratch, [c_in zeros][v][m] of `slot` floats each, which take every so many'th block of
- * `block` tiles (a multiple of ROWS); dimension 1 shares the panels out. m holds `group` panels at a time. affine: x is
+ * range counts parts of the scratch, [c_in zeros][v][m] of `slot` floats each, which take a run of blocks of `block`
+ * tiles (a multiple of ROWS) each; dimension 1 shares the panels out. m holds `group` panels at a time. affine: x is
  * read through this map, see input_map; `images` images share one. kind, partial, u, after, saved: see epilogue. add:
  * to what y holds. */
 CORE_KERNEL(conv_winograd,
@@ -62,27 +64,29 @@ CORE_KERNEL(conv_winograd,
     const output out = {y + y_offset, grid, h_out, w_out, c_out, kind, add, e};
     clear_parts(kind, e, n / images, panel_begin * COLS, min(panel_end * COLS, c_out));
 
-    for (ulong first = here.group[0] * block; first < grid.tiles; first += here.groups[0] * block) {
-        const int count = (int)min((ulong)block, grid.tiles - first);
-        const ulong next = min(first + here.groups[0] * block, grid.tiles);
-        const int ahead = (int)min((ulong)block, grid.tiles - next);
+    const ulong blocks = (grid.tiles + block - 1) / block, begin_block = here.group[0] * blocks / here.groups[0];
+    const ulong last = min((here.group[0] + 1) * blocks / here.groups[0] * block, grid.tiles);
+    for (ulong first = begin_block * block; first < last; first += block) {
+        const int count = (int)min((ulong)block, last - first);
+        const int more = (int)min((ulong)block, last - first - count);
         transform_block(v, v_plane, v_pitch, x, map, zeros, grid, first, count, (count + ROWS - 1) / ROWS * ROWS, h_in,
                         w_in, c_in, pad);
         for (int begin = panel_begin; begin < panel_end; begin += group) {
             const int end = min(begin + group, panel_end);
-            for (int k = 0; k < PATCH; k++) {
-                if (begin == panel_begin)
-                    fetch_around(&out, first, count, x, h_in, w_in * c_in, next, ahead, k);
+            look_ahead ahead = {.runs = 0};
+            if (begin == panel_begin)
+                expect_block(&ahead, &out, first, count, x, h_in, w_in * c_in, more);
+            set_pace(&ahead, PATCH * (end - begin) * ((count + ROWS - 1) / ROWS));
+            for (int k = 0; k < PATCH; k++)
                 for (int p = begin; p < end; p++) {
                     __global const float *panel = weights + ((ulong)k * panels + p) * c_in * COLS;
                     __global float *to = m + k * m_plane + (p - begin) * COLS;
                     const long after = (p + 1 < end ? 1 : panels - (p - begin)) * (long)c_in * COLS;
                     if (c_out - p * COLS <= VW)
-                        multiply_block(1, 0, to, m_pitch, v + k * v_plane, v_pitch, count, panel, c_in, after);
+                        multiply_block(1, 0, to, m_pitch, v + k * v_plane, v_pitch, count, panel, c_in, after, &ahead);
                     else
-                        multiply_block(VECS, 0, to, m_pitch, v + k * v_plane, v_pitch, count, panel, c_in, after);
+                        multiply_block(VECS, 0, to, m_pitch, v + k * v_plane, v_pitch, count, panel, c_in, after, &ahead);
                 }
-            }
             const int column = begin * COLS;
             restore(&out, first, count, column, min(c_out, end * COLS) - column, m, m_plane, m_pitch);
         }

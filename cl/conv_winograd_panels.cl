@@ -44,12 +44,13 @@ CORE_KERNEL(conv_winograd_panels,
             const int lines = min(chunk, c_in - from);
             for (int i = 0; i < lines; i += LINES)
                 transform_lines(filters + i * COLS, f_plane, f, p, from + i, min(lines - i, LINES));
+            look_ahead ahead = {.runs = 0};
             for (int k = 0; k < PATCH; k++) {
                 __global const float *a = v + k * v_plane + from, *panel = filters + k * f_plane;
                 if (cols <= VW)
-                    multiply_block(1, from > 0, m + k * m_plane, COLS, a, v_pitch, tiles, panel, lines, f_plane);
+                    multiply_block(1, from > 0, m + k * m_plane, COLS, a, v_pitch, tiles, panel, lines, f_plane, &ahead);
                 else
-                    multiply_block(VECS, from > 0, m + k * m_plane, COLS, a, v_pitch, tiles, panel, lines, f_plane);
+                    multiply_block(VECS, from > 0, m + k * m_plane, COLS, a, v_pitch, tiles, panel, lines, f_plane, &ahead);
             }
         }
         clear_parts(kind, e, n / images, column, column + cols);

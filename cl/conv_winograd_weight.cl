@@ -73,7 +73,7 @@ INLINE void add_products(const int vecs, __global float *s, int first,
     }
 #define KEEP(r, j)                                                                                                     \
     if (j < vecs)                                                                                                      \
-        VSTORE(acc[r][j], j, s + r * COLS);
+        PUT(acc[r][j], s + r * COLS + j * VW);
 #define KEEP_ROW(r) EACH_VEC(KEEP, r)
     EACH_ROW(KEEP_ROW)
 }
@@ -102,9 +102,9 @@ INLINE void restore_taps(__global float *to, ulong step, __global const float *s
         const int row = r;                                                                                             \
         vec p0, p1, p2;                                                                                                \
         OUTPUT_TRANSFORM_3(TAP_OUT, TAP_IN)                                                                            \
-        VSTORE(p0, 0, to + (3 * row) * step);                                                                          \
-        VSTORE(p1, 0, to + (3 * row + 1) * step);                                                                      \
-        VSTORE(p2, 0, to + (3 * row + 2) * step);                                                                      \
+        PUT(p0, to + (3 * row) * step);                                                                              \
+        PUT(p1, to + (3 * row + 1) * step);                                                                          \
+        PUT(p2, to + (3 * row + 2) * step);                                                                          \
     }
     TAP_ROW(0) TAP_ROW(1) TAP_ROW(2)
 }
@@ -147,7 +147,7 @@ CORE_KERNEL(conv_winograd_weight,
 
     const ulong begin = here.group[0] * chunk, end = min(begin + chunk, grid.tiles);
     for (ulong first = begin; first < end; first += block) {
-        const int count = (int)min((ulong)block, end - first), ahead = (int)min((ulong)block, end - first - count);
+        const int count = (int)min((ulong)block, end - first), more = (int)min((ulong)block, end - first - count);
         transform_block(v, v_plane, v_pitch, x, map, zeros, grid, first, count, count, h_in, w_in, c_in, pad);
         for (int t = 0; t < count; t++) {
             const place at = place_of(first + t, grid.rows, grid.columns);
@@ -160,9 +160,12 @@ CORE_KERNEL(conv_winograd_weight,
                 else
                     transform_gradient(0, to + j, u_plane, from + j, w_out * c_out, c_out, height, width, cols - j);
         }
-        for (int k = 0; k < PATCH; k++) {
-            fetch_part(x, grid, first + block, ahead, h_in, w_in * c_in, k);
-            fetch_part(dy, grid, first + block, ahead, h_out, w_out * c_out, k);
+        look_ahead ahead = {.runs = 0};
+        expect_pixels(&ahead, x, grid, first + count, more, 1, h_in, w_in * c_in);
+        if (2 * panel_count >= panels) /* else most of a pixel is others' */
+            expect_pixels(&ahead, dy, grid, first + count, more, 0, h_out, w_out * c_out);
+        set_pace(&ahead, PATCH * panel_count * strips);
+        for (int k = 0; k < PATCH; k++)
             for (int p = 0; p < panel_count; p++)
                 for (int strip = 0; strip < strips; strip++) {
                     /* the last strip begins earlier rather than read past the channels */
@@ -170,12 +173,12 @@ CORE_KERNEL(conv_winograd_weight,
                     __global float *to = s + k * s_plane + ((ulong)p * strips + strip) * ROWS * COLS;
                     fetch_next(v + (k + 1) * v_plane, u + (k + 1) * u_plane, to + s_plane, v_plane, u_plane,
                                p * strips + strip, panel_count * strips);
+                    fetch_some(&ahead);
                     if (cols - p * COLS <= VW)
                         add_products(1, to, first == begin, a, v_pitch, u + k * u_plane + p * COLS, u_pitch, count);
                     else
                         add_products(VECS, to, first == begin, a, v_pitch, u + k * u_plane + p * COLS, u_pitch, count);
                 }
-        }
     }
     const int pitch = panels * COLS;
     part += here.group[0] * 9 * c_in * pitch + column;

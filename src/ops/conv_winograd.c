@@ -10,7 +10,7 @@ od_conv_winograd_use od_conv_winograd_mode;
 
 enum {
     POINTS = 36,
-    LINES = 16, /* as in the kernel */
+    SHARE = 64, /* rows of a panel whose weights a work-group transforms: whole LINES of the kernel */
     LINE = 16,
     MIN_CHANNELS = 16,       /* of a vector, and to be worth it */
     MIN_PIXELS = 12,         /* of the 16 of a tile, on average */
@@ -164,10 +164,10 @@ static size_t winograd_packed_size(const void *state, int n) {
 static od_status winograd_pack(void *state, od_span packed, od_span w) {
     winograd_conv *c = state;
     const od_range range =
-        od_range_work(OD_RANGE2(c->panels, od_div_up(c->maps.c_in, LINES), 1, 1), 0,
+        od_range_work(OD_RANGE2(c->panels, od_div_up(c->maps.c_in, SHARE), 1, 1), 0,
                       sizeof(float) * (9.0 * c->maps.c_in * c->maps.c_out + (double)transformed_size(c)));
     return OD_LAUNCH(c->pack, range, OD_BUF(packed.buffer), OD_SPAN(w), OD_I32(c->filter_in), OD_I32(c->filter_out),
-                     OD_I32(c->transposed));
+                     OD_I32(c->transposed), OD_I32(SHARE));
 }
 
 /* How a run is cut. */
