@@ -11,9 +11,8 @@
 
 /* u (36 planes, .): the transform of one vector of a tile of dy, of which `height` x `width` pixels lie in the image.
  * whole: all of them, and all of the vector's columns. */
-INLINE void transform_gradient(const int whole, __global float *u, ulong plane,
-                               __global const float *dy, int line, int c_out,
-                               int height, int width, int cols) {
+INLINE void transform_gradient(const int whole, __global float *u, ulong plane, __global const float *dy, int line,
+                               int c_out, int height, int width, int cols) {
     vec t[POINTS][4], inside[16];
 #pragma unroll 1
     for (int i = 0; !whole && i < 16; i++)
@@ -46,9 +45,25 @@ INLINE void transform_gradient(const int whole, __global float *u, ulong plane,
     EACH_6(TILE_ROW)
 }
 
+/* u [36][tiles][columns], `pitch` floats from tile to tile: the transforms of the tiles `first` .. `first` + `count` -
+ * 1 of dy (., h_out, w_out, c_out), of `cols` columns from dy on. */
+static void transform_gradients(__global float *u, ulong plane, int pitch, __global const float *dy, tile_grid grid,
+                                ulong first, int count, int h_out, int w_out, int c_out, int cols) {
+    for (int t = 0; t < count; t++) {
+        const place at = place_of(first + t, grid.rows, grid.columns);
+        const int height = min(4, h_out - 4 * at.row), width = min(4, w_out - 4 * at.column);
+        __global const float *from = dy + ((at.outer * h_out + 4 * at.row) * w_out + 4 * at.column) * c_out;
+        __global float *to = u + (ulong)t * pitch;
+        for (int j = 0; j < cols; j += VW)
+            if (height == 4 && width == 4 && cols - j >= VW)
+                transform_gradient(1, to + j, plane, from + j, w_out * c_out, c_out, 4, 4, VW);
+            else
+                transform_gradient(0, to + j, plane, from + j, w_out * c_out, c_out, height, width, cols - j);
+    }
+}
+
 /* s (ROWS, COLS) = (first ? 0 : s) + v^T u over the tiles of a block. */
-INLINE void add_products(const int vecs, __global float *s, int first,
-                         __global const float *v, int v_pitch,
+INLINE void add_products(const int vecs, __global float *s, int first, __global const float *v, int v_pitch,
                          __global const float *u, int u_pitch, int tiles) {
     vec acc[ROWS][VECS], b[VECS];
 #define FETCH(r, j)                                                                                                    \
@@ -79,8 +94,7 @@ INLINE void add_products(const int vecs, __global float *s, int first,
 }
 
 /* One vector of the nine taps at `to`, `step` floats apart, from s (36 planes, .). */
-INLINE void restore_taps(__global float *to, ulong step, __global const float *s,
-                         ulong plane) {
+INLINE void restore_taps(__global float *to, ulong step, __global const float *s, ulong plane) {
     vec t[3][POINTS];
     to = opaque(to);
     s = opaque(s);
@@ -102,9 +116,9 @@ INLINE void restore_taps(__global float *to, ulong step, __global const float *s
         const int row = r;                                                                                             \
         vec p0, p1, p2;                                                                                                \
         OUTPUT_TRANSFORM_3(TAP_OUT, TAP_IN)                                                                            \
-        PUT(p0, to + (3 * row) * step);                                                                              \
-        PUT(p1, to + (3 * row + 1) * step);                                                                          \
-        PUT(p2, to + (3 * row + 2) * step);                                                                          \
+        PUT(p0, to + (3 * row) * step);                                                                                \
+        PUT(p1, to + (3 * row + 1) * step);                                                                            \
+        PUT(p2, to + (3 * row + 2) * step);                                                                            \
     }
     TAP_ROW(0) TAP_ROW(1) TAP_ROW(2)
 }
@@ -149,17 +163,7 @@ CORE_KERNEL(conv_winograd_weight,
     for (ulong first = begin; first < end; first += block) {
         const int count = (int)min((ulong)block, end - first), more = (int)min((ulong)block, end - first - count);
         transform_block(v, v_plane, v_pitch, x, map, zeros, grid, first, count, count, h_in, w_in, c_in, pad);
-        for (int t = 0; t < count; t++) {
-            const place at = place_of(first + t, grid.rows, grid.columns);
-            const int height = min(4, h_out - 4 * at.row), width = min(4, w_out - 4 * at.column);
-            __global const float *from = dy + ((at.outer * h_out + 4 * at.row) * w_out + 4 * at.column) * c_out;
-            __global float *to = u + (ulong)t * u_pitch;
-            for (int j = 0; j < cols; j += VW)
-                if (height == 4 && width == 4 && cols - j >= VW)
-                    transform_gradient(1, to + j, u_plane, from + j, w_out * c_out, c_out, 4, 4, VW);
-                else
-                    transform_gradient(0, to + j, u_plane, from + j, w_out * c_out, c_out, height, width, cols - j);
-        }
+        transform_gradients(u, u_plane, u_pitch, dy, grid, first, count, h_out, w_out, c_out, cols);
         look_ahead ahead = {.runs = 0};
         expect_pixels(&ahead, x, grid, first + count, more, 1, h_in, w_in * c_in);
         if (2 * panel_count >= panels) /* else most of a pixel is others' */
@@ -193,10 +197,8 @@ CORE_KERNEL(conv_winograd_weight,
 }
 
 /* dw (9 * c_in, c_out) = (accumulate ? dw : 0) + the sum of the chunks, in order. One work-item a row. */
-CORE_KERNEL(conv_winograd_weight_sum,
-            (dw, dw_offset, part, c_out, pitch, chunks, accumulate),
-            __global float *dw, ulong dw_offset, __global const float *part, int c_out, int pitch, int chunks,
-            int accumulate) {
+CORE_KERNEL(conv_winograd_weight_sum, (dw, dw_offset, part, c_out, pitch, chunks, accumulate), __global float *dw,
+            ulong dw_offset, __global const float *part, int c_out, int pitch, int chunks, int accumulate) {
     const ulong size = here.groups[0] * pitch;
     dw += dw_offset + here.group[0] * c_out;
     part += here.group[0] * pitch;
@@ -205,5 +207,99 @@ CORE_KERNEL(conv_winograd_weight_sum,
         for (int k = 0; k < chunks; k++)
             sum += part[k * size + j];
         dw[j] = sum;
+    }
+}
+
+/* u [36][tiles][V_PITCH(panels * COLS)], `plane` floats from point to point, of all tiles of dy (n, h_out, w_out,
+ * c_out). Dimension 0 of the range counts blocks of ROWS tiles. */
+CORE_KERNEL(conv_winograd_gradients, (u, plane, dy, dy_offset, n, h_out, w_out, c_out), __global float *u, ulong plane,
+            __global const float *dy, ulong dy_offset, int n, int h_out, int w_out, int c_out) {
+    const tile_grid grid = {(h_out + 3) / 4, (w_out + 3) / 4, (ulong)n * ((h_out + 3) / 4) * ((w_out + 3) / 4)};
+    const int pitch = V_PITCH((c_out + COLS - 1) / COLS * COLS);
+    const ulong first = here.group[0] * ROWS;
+    transform_gradients(u + first * pitch, plane, pitch, dy + dy_offset, grid, first,
+                        (int)min((ulong)ROWS, grid.tiles - first), h_out, w_out, c_out, c_out);
+}
+
+/* Part i of n of the rows of a point's v and u, `v_width` and `u_width` floats of each. */
+INLINE void fetch_rows(__global const float *v, int v_pitch, int v_width, __global const float *u, int u_pitch,
+                       int u_width, int tiles, int i, int n) {
+    const int part = (tiles + n - 1) / n;
+    for (int t = i * part; t < min((i + 1) * part, tiles); t++) {
+        fetch(v + t * v_pitch, 0, v_width + LINE_FLOATS - 1);
+        fetch(u + t * u_pitch, 0, u_width + LINE_FLOATS - 1);
+    }
+}
+
+/* What conv_winograd_weight_stored works on: v and u of all `tiles`, `block` of them at a time. */
+typedef struct stored {
+    __global const float *v, *u; /* [36][tiles][pitch] */
+    ulong v_plane, u_plane;
+    int v_pitch, u_pitch, tiles, block, c_in;
+} stored;
+
+/* s [36][strip][panel][ROWS][COLS] = the sums over all tiles of `strips` strips of ROWS input channels from strip
+ * `first` on, and of `cols` columns from `column` on. */
+static void sum_stored(__global float *s, ulong s_plane, const stored *t, int first, int strips, int column, int cols) {
+    const int panels = (cols + COLS - 1) / COLS, steps = strips * panels, row = min(first * ROWS, t->c_in - ROWS);
+    for (int begin = 0; begin < t->tiles; begin += t->block) {
+        const int count = min(t->block, t->tiles - begin);
+        for (int k = 0; k < PATCH; k++) {
+            __global const float *v = t->v + k * t->v_plane + (ulong)begin * t->v_pitch;
+            __global const float *u = t->u + k * t->u_plane + (ulong)begin * t->u_pitch + column;
+            __global float *to = s + k * s_plane;
+            for (int step = 0; step < steps; step++, to += ROWS * COLS) {
+                const int strip = step / panels, p = step - strip * panels;
+                /* the last strip begins earlier rather than read past the channels */
+                __global const float *a = v + min((first + strip) * ROWS, t->c_in - ROWS);
+                fetch_rows(v + t->v_plane + row, t->v_pitch, strips * ROWS, u + t->u_plane, t->u_pitch, cols, count,
+                           step, steps);
+                if (cols - p * COLS <= VW)
+                    add_products(1, to, begin == 0, a, t->v_pitch, u + p * COLS, t->u_pitch, count);
+                else
+                    add_products(VECS, to, begin == 0, a, t->v_pitch, u + p * COLS, t->u_pitch, count);
+            }
+        }
+    }
+}
+
+/* dw (9 * c_in, c_out) = (accumulate ? dw : 0) + the same sums, from the transforms of all tiles: v as
+ * conv_winograd_patches leaves it, and u. `strips` strips of input channels and `share` panels at a time have their
+ * sums in a core's cache from the first tile to the last; a work-group takes a run of these pairs, and has
+ * `slot` floats of scratch: [s][9 taps of a vector]. */
+CORE_KERNEL(conv_winograd_weight_stored,
+            (dw, dw_offset, v, v_plane, u, u_plane, scratch, slot, tiles, block, c_in, c_out, strips, share,
+             accumulate),
+            __global float *dw, ulong dw_offset, __global const float *v, ulong v_plane, __global const float *u,
+            ulong u_plane, __global float *scratch, ulong slot, int tiles, int block, int c_in, int c_out, int strips,
+            int share, int accumulate) {
+    const int panels = (c_out + COLS - 1) / COLS, all_strips = (c_in + ROWS - 1) / ROWS;
+    const int groups = (all_strips + strips - 1) / strips, shares = (panels + share - 1) / share;
+    const stored t = {v, u, v_plane, u_plane, V_PITCH(c_in), V_PITCH(panels * COLS), tiles, block, c_in};
+    const ulong s_plane = (ulong)strips * share * ROWS * COLS + LINE;
+    __global float *s = scratch + here.group[0] * slot, *taps = s + PATCH * s_plane;
+    const int pairs = groups * shares;
+    const int pair_begin = here.group[0] * pairs / here.groups[0],
+              pair_end = (here.group[0] + 1) * pairs / here.groups[0];
+    dw += dw_offset;
+    for (int pair = pair_begin; pair < pair_end; pair++) {
+        const int column = pair / groups * share * COLS, cols = min(c_out - column, share * COLS);
+        const int first = (pair - pair / groups * groups) * strips, count = min(strips, all_strips - first);
+        const int panel_count = (cols + COLS - 1) / COLS;
+        sum_stored(s, s_plane, &t, first, count, column, cols);
+        for (int i = first * ROWS; i < min((first + count) * ROWS, c_in); i++) {
+            const int strip = i / ROWS, row = i - min(strip * ROWS, c_in - ROWS);
+            for (int j = 0; j < cols; j += VW) {
+                const int p = j / COLS;
+                restore_taps(taps, VW,
+                             s + (((ulong)(strip - first) * panel_count + p) * ROWS + row) * COLS + j - p * COLS,
+                             s_plane);
+                for (int tap = 0; tap < 9; tap++) {
+                    __global float *at = dw + ((ulong)tap * c_in + i) * c_out + column + j;
+                    const vec sum = VLOAD(0, taps + tap * VW);
+                    store(at, accumulate ? load(at, cols - j) + sum : sum, cols - j);
+                }
+            }
+        }
     }
 }

@@ -14,17 +14,22 @@ enum {
     PARTS_PER_CORE = 2,      /* work-groups, to balance */
     CHUNK = 16,              /* tiles that a work-group takes at least */
     SCRATCH_BYTES = 1 << 28, /* of all work-groups together */
+    STORED_BLOCK = 64,       /* tiles at a time from stored transforms */
+    STORED_SLOTS = 4,        /* work-groups a core, to balance */
+    STORED_SHARE = 2,        /* panels of a work-group that uses them */
 };
 
-enum { TUNED_BLOCK, TUNED_SHARE, TUNED_PARTS };
+enum { TUNED_BLOCK, TUNED_SHARE, TUNED_PARTS, TUNED_STORED };
 const od_tuning_table od_conv_winograd_weight_table = {
     .variant = "conv_cpu_winograd_weight",
     .shape = OD_CONV_CLASSES,
     .parameters = {{"block", OD_TUNING_VALUES(12, 24, 36, 48, 72, 96, 144, 192),
                     "48 tiles, 96 where the sums take more than 1 MiB; 36 with vectors of less than 16"},
                    {"share", OD_TUNING_VALUES(1, 2, 3, 4, 6, 8, 16), "4 panels of a work-group"},
-                   {"parts", OD_TUNING_VALUES(1, 2, 3, 4, 8), "2 work-groups a core"}},
-    .count = 3,
+                   {"parts", OD_TUNING_VALUES(1, 2, 3, 4, 8), "2 work-groups a core"},
+                   {"stored", OD_TUNING_VALUES(0, 1),
+                    "1 where the transforms of all tiles take half the last cache at most and less than the sums"}},
+    .count = 4,
 };
 
 typedef struct winograd_weight {
@@ -32,8 +37,18 @@ typedef struct winograd_weight {
     od_conv_shape shape;
     const od_cpu_tile *tile;
     int vw, rows, cols, panels;
+    od_buffer *zeros; /* (c_in) */
+    char options[160];
     od_kernel *main, *sum;
 } winograd_weight;
+
+static void weight_destroy(void *state) {
+    winograd_weight *c = state;
+    if (!c)
+        return;
+    od_buffer_release(c->zeros);
+    free(c);
+}
 
 static od_status weight_create(od_device *device, const od_conv_shape *shape, unsigned pass, void **state) {
     (void)pass;
@@ -48,13 +63,15 @@ static od_status weight_create(od_device *device, const od_conv_shape *shape, un
                            .rows = od_cpu_tile_rows(t, shape->c_in),
                            .cols = t->vw * t->vecs,
                            .panels = od_div_up(shape->c_out, t->vw * t->vecs)};
-    char options[160];
-    snprintf(options, sizeof options, "-DVW=%d -DVECS=%d -DROWS=%d -cl-fast-relaxed-math", t->vw, t->vecs, c->rows);
-    od_status status = od_kernel_get(device, "conv_winograd_weight", options, "conv_winograd_weight", &c->main);
+    snprintf(c->options, sizeof c->options, "-DVW=%d -DVECS=%d -DROWS=%d -cl-fast-relaxed-math", t->vw, t->vecs,
+             c->rows);
+    od_status status = od_kernel_get(device, "conv_winograd_weight", c->options, "conv_winograd_weight", &c->main);
     if (!status)
-        status = od_kernel_get(device, "conv_winograd_weight", options, "conv_winograd_weight_sum", &c->sum);
+        status = od_kernel_get(device, "conv_winograd_weight", c->options, "conv_winograd_weight_sum", &c->sum);
+    if (!status)
+        status = od_conv_create_zeros(device, sizeof(float) * shape->c_in, &c->zeros);
     if (status) {
-        free(c);
+        weight_destroy(c);
         c = NULL;
     }
     *state = c;
@@ -70,17 +87,41 @@ typedef struct weight_cut {
     uint64_t slot;     /* floats of scratch of a work-group */
 } weight_cut;
 
-static weight_cut cut_run(const winograd_weight *c, int n) {
+static int64_t tiles_of(const winograd_weight *c, int n) {
+    const od_winograd_maps maps = od_winograd_maps_of(&c->shape, OD_CONV_BACKWARD_WEIGHT);
+    return (int64_t)n * maps.rows * maps.columns;
+}
+
+/* Floats from point to point of the stored transforms of all tiles, whole register tiles of them. */
+static uint64_t stored_plane(const winograd_weight *c, int n, int channels) {
+    const int rows = c->rows > c->tile->rows ? c->rows : c->tile->rows;
+    return ((uint64_t)tiles_of(c, n) + rows) * od_conv_winograd_pitch(channels, c->vw) + LINE;
+}
+
+/* The parameters of a run. Stored: where the sums would go through memory and the transforms need not. */
+static void parameters(const winograd_weight *c, int n, int *v) {
     const od_conv_shape *s = &c->shape;
-    const od_winograd_maps maps = od_winograd_maps_of(s, OD_CONV_BACKWARD_WEIGHT);
-    const int64_t all = (int64_t)n * maps.rows * maps.columns;
+    const uint64_t last_cache = od_device_get_info(c->device)->cache_bytes;
     const uint64_t channels = (uint64_t)od_div_up(s->c_in, c->rows) * c->rows;
     const int share = c->panels < SHARE ? c->panels : SHARE;
     const bool large = sizeof(float) * POINTS * (channels * share * c->cols + LINE) > CORE_CACHE;
-    int v[OD_TUNING_PARAMETERS] = {c->tile->winograd_block[large], share, PARTS_PER_CORE};
+    const uint64_t sums = POINTS * channels * c->panels * c->cols,
+                   transforms = POINTS * (stored_plane(c, n, s->c_in) + stored_plane(c, n, c->panels * c->cols));
+    v[TUNED_BLOCK] = c->tile->winograd_block[large];
+    v[TUNED_SHARE] = share;
+    v[TUNED_PARTS] = PARTS_PER_CORE;
+    v[TUNED_STORED] = transforms < sums && sizeof(float) * transforms <= last_cache / 2;
     char class[64];
     od_conv_class(class, OD_CONV_BACKWARD_WEIGHT, s, n);
     (void)od_tuning_lookup(c->device, &od_conv_winograd_weight_table, class, v);
+    if (sizeof(float) * transforms > SCRATCH_BYTES)
+        v[TUNED_STORED] = 0;
+}
+
+static weight_cut cut_run(const winograd_weight *c, int n, const int *v) {
+    const od_conv_shape *s = &c->shape;
+    const int64_t all = tiles_of(c, n);
+    const uint64_t channels = (uint64_t)od_div_up(s->c_in, c->rows) * c->rows;
     const int64_t parts = (int64_t)od_device_get_info(c->device)->compute_units * v[TUNED_PARTS];
     weight_cut cut = {.block = v[TUNED_BLOCK], .share = c->panels < v[TUNED_SHARE] ? c->panels : v[TUNED_SHARE]};
     cut.shares = od_div_up(c->panels, cut.share);
@@ -98,33 +139,91 @@ static weight_cut cut_run(const winograd_weight *c, int n) {
     return cut;
 }
 
+/* Strips of a work-group's share whose sums fill half of a core's cache. */
+static int strips_in_cache(const winograd_weight *c, int share) {
+    const size_t strip = sizeof(float) * POINTS * (size_t)(c->rows * share * c->cols);
+    const int strips = (int)(c->tile->core_cache / 2 / strip), all = od_div_up(c->shape.c_in, c->rows);
+    return strips < 1 ? 1 : strips < all ? strips : all;
+}
+
+static od_range with_work(const winograd_weight *c, int n, od_range range, double chunks) {
+    const double products = 2.0 * POINTS * (double)tiles_of(c, n) * c->shape.c_in * c->shape.c_out;
+    return od_conv_work(range, &c->shape, n, products, od_conv_weights(&c->shape) * chunks);
+}
+
+static od_status run_stored(const winograd_weight *c, const od_conv_args *args) {
+    const od_conv_shape *s = &c->shape;
+    const int n = args->n, tiles = (int)tiles_of(c, n), rows = c->tile->rows;
+    const int share = c->panels < STORED_SHARE ? c->panels : STORED_SHARE, strips = strips_in_cache(c, share);
+    const int pairs = od_div_up(od_div_up(s->c_in, c->rows), strips) * od_div_up(c->panels, share);
+    const int most = (int)od_device_get_info(c->device)->compute_units * STORED_SLOTS,
+              slots = pairs < most ? pairs : most;
+    const int blocks = od_div_up(tiles, STORED_BLOCK), block = od_div_up(tiles, blocks); /* all alike */
+    const uint64_t v_plane = stored_plane(c, n, s->c_in), u_plane = stored_plane(c, n, c->panels * c->cols);
+    const uint64_t sums = (uint64_t)strips * share * c->rows * c->cols + LINE;
+    const uint64_t slot = (POINTS * sums + 9 * (uint64_t)c->vw + 15) / 16 * 16;
+    char options[160];
+    snprintf(options, sizeof options, "-DVW=%d -DVECS=%d -DROWS=%d -cl-fast-relaxed-math", c->vw, c->tile->vecs, rows);
+    od_kernel *patches, *gradients, *main;
+    od_span v = OD_NO_SPAN, u = OD_NO_SPAN, scratch = OD_NO_SPAN;
+    od_status status = od_kernel_get(c->device, "conv_winograd_panels", options, "conv_winograd_patches", &patches);
+    if (!status)
+        status = od_kernel_get(c->device, "conv_winograd_weight", c->options, "conv_winograd_gradients", &gradients);
+    if (!status)
+        status = od_kernel_get(c->device, "conv_winograd_weight", c->options, "conv_winograd_weight_stored", &main);
+    if (!status)
+        status = od_span_borrow(c->device, POINTS * v_plane, &v);
+    if (!status)
+        status = od_span_borrow(c->device, POINTS * u_plane, &u);
+    if (!status)
+        status = od_span_borrow(c->device, slot * (uint64_t)slots, &scratch);
+    if (!status)
+        status = OD_LAUNCH(patches, OD_RANGE1(od_div_up(tiles, rows), 1), OD_BUF(v.buffer), OD_U64(v_plane),
+                           OD_SPAN(args->in), OD_BUF(c->zeros), OD_SPAN(args->affine), OD_U64(args->stride),
+                           OD_I32(n / args->groups), OD_I32(n), OD_I32(s->h), OD_I32(s->w), OD_I32(s->c_in),
+                           OD_I32(od_conv_out_h(s)), OD_I32(od_conv_out_w(s)), OD_I32(s->pad));
+    if (!status)
+        status = OD_LAUNCH(gradients, OD_RANGE1(od_div_up(tiles, c->rows), 1), OD_BUF(u.buffer), OD_U64(u_plane),
+                           OD_SPAN(args->grad), OD_I32(n), OD_I32(od_conv_out_h(s)), OD_I32(od_conv_out_w(s)),
+                           OD_I32(s->c_out));
+    if (!status)
+        status = OD_LAUNCH(main, with_work(c, n, OD_RANGE1(slots, 1), 1), OD_SPAN(args->out), OD_BUF(v.buffer),
+                           OD_U64(v_plane), OD_BUF(u.buffer), OD_U64(u_plane), OD_BUF(scratch.buffer), OD_U64(slot),
+                           OD_I32(tiles), OD_I32(block), OD_I32(s->c_in), OD_I32(s->c_out), OD_I32(strips),
+                           OD_I32(share), OD_I32(args->accumulate));
+    od_buffer_release(v.buffer);
+    od_buffer_release(u.buffer);
+    od_buffer_release(scratch.buffer);
+    return status;
+}
+
 static od_status weight_run(void *state, const od_conv_args *args) {
     winograd_weight *c = state;
     const od_conv_shape *s = &c->shape;
-    const weight_cut cut = cut_run(c, args->n);
+    int v[OD_TUNING_PARAMETERS];
+    parameters(c, args->n, v);
+    if (v[TUNED_STORED])
+        return run_stored(c, args);
+    const weight_cut cut = cut_run(c, args->n, v);
     const int pitch = c->panels * c->cols, rows = 9 * s->c_in;
     od_span part = OD_NO_SPAN, scratch = OD_NO_SPAN;
     od_status status = od_span_borrow(c->device, (size_t)cut.chunks * rows * pitch, &part);
     if (!status)
         status = od_span_borrow(c->device, cut.slot * cut.chunks * cut.shares, &scratch);
-    const od_winograd_maps maps = od_winograd_maps_of(s, OD_CONV_BACKWARD_WEIGHT);
-    const double products = 2.0 * POINTS * args->n * maps.rows * maps.columns * s->c_in * s->c_out,
-                 weights = od_conv_weights(s);
-    const od_range range =
-        od_conv_work(OD_RANGE2(cut.chunks, cut.shares, 1, 1), s, args->n, products, weights * cut.chunks);
     if (!status)
-        status = OD_LAUNCH(c->main, range, OD_BUF(part.buffer), OD_SPAN(args->in), OD_SPAN(args->grad),
-                           OD_BUF(scratch.buffer), OD_U64(cut.slot), OD_SPAN(args->affine), OD_U64(args->stride),
+        status = OD_LAUNCH(c->main, with_work(c, args->n, OD_RANGE2(cut.chunks, cut.shares, 1, 1), cut.chunks),
+                           OD_BUF(part.buffer), OD_SPAN(args->in), OD_SPAN(args->grad), OD_BUF(scratch.buffer),
+                           OD_U64(cut.slot), OD_SPAN(args->affine), OD_U64(args->stride),
                            OD_I32(args->n / args->groups), OD_I32(args->n), OD_I32(s->h), OD_I32(s->w), OD_I32(s->c_in),
                            OD_I32(od_conv_out_h(s)), OD_I32(od_conv_out_w(s)), OD_I32(s->c_out), OD_I32(s->pad),
                            OD_U64((uint64_t)cut.chunk), OD_I32(cut.block), OD_I32(cut.share));
     if (!status)
-        status = OD_LAUNCH(c->sum, od_conv_sum_work(OD_RANGE1(rows, 1), weights, cut.chunks), OD_SPAN(args->out),
-                           OD_BUF(part.buffer), OD_I32(s->c_out), OD_I32(pitch), OD_I32(cut.chunks),
+        status = OD_LAUNCH(c->sum, od_conv_sum_work(OD_RANGE1(rows, 1), od_conv_weights(s), cut.chunks),
+                           OD_SPAN(args->out), OD_BUF(part.buffer), OD_I32(s->c_out), OD_I32(pitch), OD_I32(cut.chunks),
                            OD_I32(args->accumulate));
     od_buffer_release(part.buffer);
     od_buffer_release(scratch.buffer);
     return status;
 }
 
-const od_conv_impl od_conv_winograd_weight = {weight_create, free, NULL, NULL, weight_run, true};
+const od_conv_impl od_conv_winograd_weight = {weight_create, weight_destroy, NULL, NULL, weight_run, true};
