@@ -14,8 +14,8 @@ enum {
     NARROW_CHANNELS = 12,        /* up to here the taps of a kernel row are joined to one run */
     BLOCKS_PER_CORE = 32,        /* work-groups of a launch, to balance */
     WEIGHT_BLOCKS_PER_CORE = 16, /* of backward by weights: each gathers pixels anew */
-    SLAB = 256,                  /* pixels that backward by weights takes at a time, whose channels stay in the cache */
-    SLAB_CHANNELS = 256,         /* up to so many; half the pixels with more */
+    SLAB_CHANNELS = 256,         /* of input: with more, backward by weights takes half as many pixels at a time */
+    SMALLEST_SLAB = 64,
     PANEL_MAJOR_BYTES = 1 << 19, /* packed weights up to here stay in the cache beside a block of pixels */
     GROUP_BYTES = 1 << 19,       /* images are grouped where the rows of input under a tile fit; see conv_direct */
     GATHER_CHANNELS = 256,       /* of output: from here on backward by weights gathers its pixels */
@@ -53,7 +53,8 @@ const od_tuning_table od_conv_cpu_weight_table = {
     .parameters = {{"vecs", OD_TUNING_VALUES(1, 2, 3, 4), BY_WIDTH},
                    {"rows", OD_TUNING_VALUES(4, 6, 8, 10, 12, 13, 14), "the one of two, by width, that wastes less"},
                    {"blocks", OD_TUNING_VALUES(4, 8, 16, 32, 64, 128), "16 work-groups a core"},
-                   {"slab", OD_TUNING_VALUES(64, 128, 256, 512), "256 pixels, 128 with more than 256 channels"},
+                   {"slab", OD_TUNING_VALUES(64, 128, 256, 512),
+                    "256 pixels, 128 with more than 256 channels; 64 with vectors of 8"},
                    {"gather", OD_TUNING_VALUES(0, 1), "1 with 256 output channels or more"}},
     .count = 5,
 };
@@ -162,7 +163,7 @@ static bool choose(cpu_conv *c, const char *class) {
     c->panels = od_div_up(g->c_out, c->cols);
     v[TUNED_BLOCKS] = weight ? WEIGHT_BLOCKS_PER_CORE : BLOCKS_PER_CORE;
     if (weight) {
-        v[TUNED_SLAB] = g->run <= SLAB_CHANNELS ? SLAB : SLAB / 2;
+        v[TUNED_SLAB] = g->run <= SLAB_CHANNELS || t->slab == SMALLEST_SLAB ? t->slab : t->slab / 2;
         v[TUNED_GATHER] = g->c_out >= GATHER_CHANNELS;
     } else {
         const int64_t under = (int64_t)t->rows * c->shape.kernel_h * g->w_in * g->pitch * (int64_t)sizeof(float);

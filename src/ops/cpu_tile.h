@@ -13,7 +13,8 @@ typedef struct od_cpu_tile {
     int weight_rows[2]; /* input channels, backward by weights: two to choose from, see od_cpu_tile_rows */
     int winograd_block[2]; /* tiles that Winograd's backward by weights transforms at a time: with few sums, with many
                             */
-    size_t core_cache;     /* bytes that a core's own cache holds at least; OpenCL does not tell */
+    int slab; /* pixels that the direct backward by weights takes at a time; half with many channels, 64 at least */
+    size_t core_cache; /* bytes that a core's own cache holds at least; OpenCL does not tell */
 } od_cpu_tile;
 
 /* The tiles from the widest vectors to the narrowest; the last is for drivers whose compilers take half a minute for
