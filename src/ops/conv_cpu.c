@@ -6,10 +6,6 @@
 #include "ops/cpu_tile.h"
 #include "ops/tunable.h"
 
-static const od_cpu_tile *tile_of(const od_device *device) {
-    return &od_cpu_tiles[od_cpu_tile_choose(device)];
-}
-
 enum {
     NARROW_CHANNELS = 12,        /* up to here the taps of a kernel row are joined to one run */
     BLOCKS_PER_CORE = 32,        /* work-groups of a launch, to balance */
@@ -131,7 +127,7 @@ static od_status get_kernels(cpu_conv *c) {
     const int vecs = c->tuned[TUNED_VECS];
     bool back = c->pass == OD_CONV_BACKWARD_DATA, weight = c->pass == OD_CONV_BACKWARD_WEIGHT;
     snprintf(options, sizeof options, "-DVW=%d -DVECS=%d -DROWS=%d -cl-fast-relaxed-math", c->vw, vecs,
-             weight ? tile_of(c->device)->rows : c->rows);
+             weight ? od_cpu_tile_of(c->device)->rows : c->rows);
     od_status status = od_kernel_get(c->device, "conv_cpu", options, "conv_pad", &c->pad);
     if (!status)
         status = od_kernel_get(c->device, "conv_cpu", options, back ? "conv_pack_transposed" : "conv_pack", &c->pack);
@@ -153,7 +149,7 @@ static size_t packed_floats(const cpu_conv *c) {
 /* The plan's parameters, and whether a tuning row sets some. */
 static bool choose(cpu_conv *c, const char *class) {
     const od_conv_gather *g = &c->gather;
-    const od_cpu_tile *t = tile_of(c->device);
+    const od_cpu_tile *t = od_cpu_tile_of(c->device);
     const bool weight = c->pass == OD_CONV_BACKWARD_WEIGHT;
     int *v = c->tuned;
     c->vw = t->vw;

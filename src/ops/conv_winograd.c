@@ -99,7 +99,7 @@ static od_status winograd_create(od_device *device, const od_conv_shape *s, unsi
                          .maps = od_winograd_maps_of(s, pass),
                          .filter_in = s->c_in,
                          .filter_out = s->c_out,
-                         .tile = &od_cpu_tiles[od_cpu_tile_choose(device)]};
+                         .tile = od_cpu_tile_of(device)};
     c->cols = c->tile->vw * c->tile->vecs;
     c->panels = od_div_up(c->maps.c_out, c->cols);
     snprintf(c->options, sizeof c->options, "-DVW=%d -DVECS=%d -DROWS=%d -cl-fast-relaxed-math", c->tile->vw,

@@ -55,7 +55,7 @@ static od_status weight_create(od_device *device, const od_conv_shape *shape, un
     winograd_weight *c = calloc(1, sizeof *c);
     if (!c)
         return od_fail(OD_ERR_MEMORY, "convolution: no memory for a plan");
-    const od_cpu_tile *t = &od_cpu_tiles[od_cpu_tile_choose(device)];
+    const od_cpu_tile *t = od_cpu_tile_of(device);
     *c = (winograd_weight){.device = device,
                            .shape = *shape,
                            .tile = t,

@@ -18,6 +18,10 @@ size_t od_cpu_tile_choose(const od_device *device) {
     return i;
 }
 
+const od_cpu_tile *od_cpu_tile_of(const od_device *device) {
+    return &od_cpu_tiles[od_cpu_tile_choose(device)];
+}
+
 /* The smaller tile costs about a tenth more for each channel. */
 int od_cpu_tile_rows(const od_cpu_tile *tile, int channels) {
     const int *rows = tile->weight_rows;

@@ -25,6 +25,7 @@ extern unsigned od_cpu_tile_width; /* for tests: vectors of this width, 1 for th
 
 /* Which of them suits the device: of the widest vectors that it has. */
 size_t od_cpu_tile_choose(const od_device *device);
+const od_cpu_tile *od_cpu_tile_of(const od_device *device);
 /* Rows that the tiles of backward by weights have for so many input channels: what wastes less of the last tile. */
 int od_cpu_tile_rows(const od_cpu_tile *tile, int channels);
 

@@ -92,15 +92,18 @@ static size_t cpu_chunk_rows(size_t c) {
     return clamp(32768 / c, 32, 2048);
 }
 
-/* Of a chunk, twice: its rows, in each of which vectors and then the last columns one by one. */
+/* Of a chunk, twice: its rows, in each of which vectors of `width` and then those of the last columns. */
+static bool walks_by(int width, const od_device *device, const layout *l, const char **why) {
+    const size_t c = (size_t)l->c;
+    return od_variant_loops(device, 2 * cpu_chunk_rows(c) * (1 + c / (size_t)width + (c % 16 ? 3 : 0)), why);
+}
+
 static bool walks(const od_device *device, const void *shape, const char **why) {
-    const size_t c = (size_t)((const layout *)shape)->c;
-    return od_variant_loops(device, 2 * cpu_chunk_rows(c) * (1 + c / 16 + (c % 16 ? 3 : 0)), why);
+    return walks_by(16, device, shape, why);
 }
 
 static bool walks_small(const od_device *device, const void *shape, const char **why) {
-    const size_t c = (size_t)((const layout *)shape)->c;
-    return small(device, shape, why) && od_variant_loops(device, 2 * cpu_chunk_rows(c) * (1 + c / 4 + 1), why);
+    return small(device, shape, why) && walks_by(4, device, shape, why);
 }
 
 od_columns od_columns_choose(const od_device *device, const char *operation, size_t rows, int c, const od_span *spans,
