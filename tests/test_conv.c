@@ -187,7 +187,7 @@ Test(conv, cpu) {
     walk(OD_FAMILY_CPU, "cpu", "cpu_direct", OD_WINOGRAD_NEVER);
 }
 
-/* The register tiles for narrower vectors than this machine's. */
+/* The register tiles for other vectors than this machine's. */
 Test(conv, cpu_width_8) {
     od_cpu_tile_width = 8;
     walk(OD_FAMILY_CPU, "cpu8", "cpu_direct", OD_WINOGRAD_NEVER);
@@ -205,6 +205,12 @@ Test(conv, cpu_small_tiles) {
 
 Test(conv, winograd) {
     walk(OD_FAMILY_CPU, "winograd", "cpu_direct", OD_WINOGRAD_ALWAYS);
+}
+
+Test(conv, winograd_width_16) {
+    od_test_needs_whole();
+    od_cpu_tile_width = 16;
+    walk(OD_FAMILY_CPU, "winograd16", "cpu_direct", OD_WINOGRAD_ALWAYS);
 }
 
 Test(conv, winograd_width_8) {
