@@ -22,7 +22,7 @@ static const struct {
      * (Uninitialized::instructionExecuted). Compilers make such shuffles at will: there is no way round. */
     {.platform = "oclgrind",
      .flags = OD_QUIRK_NO_BINARIES | OD_QUIRK_SAME_SIZE,
-     .options = "-DRESTRICT=",
+     .options = "-DRESTRICT= -DNO_PREFETCH",
      .note = "a simulator, for finding errors; very slow"},
     /* A software rasteriser: right, and good for tests. It tells its SIMD width (32) as the work-group limit of every
      * kernel, although groups up to the device's limit run right. A guard against shaders that hang ends every loop of
