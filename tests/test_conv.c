@@ -207,6 +207,17 @@ Test(conv, winograd) {
     walk(OD_FAMILY_CPU, "winograd", "cpu_direct", OD_WINOGRAD_ALWAYS);
 }
 
+/* Backward by weights from stored transforms also where the rule would not: several blocks of tiles. */
+Test(conv, winograd_stored) {
+    static const od_tuning_row row = {.key = OD_TUNING_ANY,
+                                      .variant = "conv_cpu_winograd_weight",
+                                      .shape = "*",
+                                      .settings = {{"stored", 1}},
+                                      .count = 1};
+    tuned = &row;
+    walk(OD_FAMILY_CPU, "winograd stored", "cpu_direct", OD_WINOGRAD_ALWAYS);
+}
+
 Test(conv, winograd_width_16) {
     od_test_needs_whole();
     od_cpu_tile_width = 16;

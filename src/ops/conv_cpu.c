@@ -10,8 +10,7 @@ enum {
     NARROW_CHANNELS = 12,        /* up to here the taps of a kernel row are joined to one run */
     BLOCKS_PER_CORE = 32,        /* work-groups of a launch, to balance */
     WEIGHT_BLOCKS_PER_CORE = 16, /* of backward by weights: each gathers pixels anew */
-    SLAB_CHANNELS = 256,         /* of input: with more, backward by weights takes half as many pixels at a time */
-    SMALLEST_SLAB = 64,
+    SLAB_CHANNELS = 256,         /* of input: more are many to backward by weights, see od_cpu_tile.slab */
     PANEL_MAJOR_BYTES = 1 << 19, /* packed weights up to here stay in the cache beside a block of pixels */
     GROUP_BYTES = 1 << 19,       /* images are grouped where the rows of input under a tile fit; see conv_direct */
     GATHER_CHANNELS = 256,       /* of output: from here on backward by weights gathers its pixels */
@@ -159,7 +158,7 @@ static bool choose(cpu_conv *c, const char *class) {
     c->panels = od_div_up(g->c_out, c->cols);
     v[TUNED_BLOCKS] = weight ? WEIGHT_BLOCKS_PER_CORE : BLOCKS_PER_CORE;
     if (weight) {
-        v[TUNED_SLAB] = g->run <= SLAB_CHANNELS || t->slab == SMALLEST_SLAB ? t->slab : t->slab / 2;
+        v[TUNED_SLAB] = t->slab[g->run > SLAB_CHANNELS];
         v[TUNED_GATHER] = g->c_out >= GATHER_CHANNELS;
     } else {
         const int64_t under = (int64_t)t->rows * c->shape.kernel_h * g->w_in * g->pitch * (int64_t)sizeof(float);

@@ -13,7 +13,7 @@ typedef struct od_cpu_tile {
     int weight_rows[2]; /* input channels, backward by weights: two to choose from, see od_cpu_tile_rows */
     int winograd_block[2]; /* tiles that Winograd's backward by weights transforms at a time: with few sums, with many
                             */
-    int slab; /* pixels that the direct backward by weights takes at a time; half with many channels, 64 at least */
+    int slab[2];       /* pixels that the direct backward by weights takes at a time: with few channels, with many */
     size_t core_cache; /* bytes that a core's own cache holds at least; OpenCL does not tell */
 } od_cpu_tile;
 
