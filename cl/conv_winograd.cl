@@ -52,7 +52,7 @@ CORE_KERNEL(conv_winograd,
     const int panels = (c_out + COLS - 1) / COLS, share = (panels + here.groups[1] - 1) / here.groups[1];
     const int panel_begin = here.group[1] * share, panel_end = min(panel_begin + share, panels);
     const int v_pitch = V_PITCH(c_in), m_pitch = group * COLS;
-    const ulong v_plane = (ulong)block * v_pitch + LINE, m_plane = (ulong)block * m_pitch + LINE;
+    const ulong v_plane = (ulong)block * v_pitch + LINE_FLOATS, m_plane = (ulong)block * m_pitch + LINE_FLOATS;
     scratch += (here.group[1] * here.groups[0] + here.group[0]) * slot;
     __global float *zeros = scratch, *v = zeros + (c_in + 15) / 16 * 16, *m = v + PATCH * v_plane;
     x += x_offset;

@@ -148,8 +148,8 @@ CORE_KERNEL(conv_winograd_weight,
     const int panel_begin = here.group[1] * share, panel_count = min(share, panels - panel_begin);
     const int column = panel_begin * COLS, cols = min(c_out - column, panel_count * COLS);
     const int v_pitch = V_PITCH(c_in), u_pitch = share * COLS;
-    const ulong v_plane = (ulong)block * v_pitch + LINE, u_plane = (ulong)block * u_pitch + LINE;
-    const ulong s_plane = (ulong)share * strips * ROWS * COLS + LINE;
+    const ulong v_plane = (ulong)block * v_pitch + LINE_FLOATS, u_plane = (ulong)block * u_pitch + LINE_FLOATS;
+    const ulong s_plane = (ulong)share * strips * ROWS * COLS + LINE_FLOATS;
     scratch += (here.group[1] * here.groups[0] + here.group[0]) * slot;
     __global float *zeros = scratch, *v = zeros + (c_in + 15) / 16 * 16;
     __global float *u = v + PATCH * v_plane, *s = u + PATCH * u_plane;
@@ -276,7 +276,7 @@ CORE_KERNEL(conv_winograd_weight_stored,
     const int panels = (c_out + COLS - 1) / COLS, all_strips = (c_in + ROWS - 1) / ROWS;
     const int groups = (all_strips + strips - 1) / strips, shares = (panels + share - 1) / share;
     const stored t = {v, u, v_plane, u_plane, V_PITCH(c_in), V_PITCH(panels * COLS), tiles, block, c_in};
-    const ulong s_plane = (ulong)strips * share * ROWS * COLS + LINE;
+    const ulong s_plane = (ulong)strips * share * ROWS * COLS + LINE_FLOATS;
     __global float *s = scratch + here.group[0] * slot, *taps = s + PATCH * s_plane;
     const int pairs = groups * shares;
     const int pair_begin = here.group[0] * pairs / here.groups[0],

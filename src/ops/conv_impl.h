@@ -103,9 +103,20 @@ static inline od_winograd_maps od_winograd_maps_of(const od_conv_shape *s, unsig
     return m;
 }
 
-/* Floats from tile to tile in Winograd's transformed patches for CPUs, as in cl/conv_winograd.clh. */
-static inline uint64_t od_conv_winograd_pitch(int c, int vw) {
+static inline int64_t od_winograd_tiles(const od_winograd_maps *m, int n) {
+    return (int64_t)n * m->rows * m->columns;
+}
+
+/* Winograd for CPUs: points of a tile, floats of a cache line between their planes, and floats from tile to tile of the
+ * transformed patches, as in cl/conv_winograd.clh. */
+enum { OD_WINOGRAD_POINTS = 36, OD_WINOGRAD_LINE = 16 };
+static inline uint64_t od_winograd_pitch(int c, int vw) {
     return ((uint64_t)c + 15) / 16 * 16 + (c < 256 ? 0 : (uint64_t)vw);
 }
+struct od_cpu_tile;
+/* *v [36][tiles][pitch] = the transformed patches of all tiles of args->in, `plane` floats from point to point: room
+ * for whole register tiles. zeros: c_in of them. The caller releases v->buffer, which is NULL after an error. */
+od_status od_winograd_patches(od_device *device, const struct od_cpu_tile *tile, const od_winograd_maps *maps,
+                              od_buffer *zeros, const od_conv_args *args, uint64_t plane, od_span *v);
 
 #endif

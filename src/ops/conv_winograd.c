@@ -9,9 +9,7 @@
 od_conv_winograd_use od_conv_winograd_mode;
 
 enum {
-    POINTS = 36,
-    SHARE = 64, /* rows of a panel whose weights a work-group transforms: whole LINES of the kernel */
-    LINE = 16,
+    SHARE = 64,              /* rows of a panel whose weights a work-group transforms: whole LINES of the kernel */
     MIN_CHANNELS = 16,       /* of a vector, and to be worth it */
     MIN_PIXELS = 12,         /* of the 16 of a tile, on average */
     BLOCK = 4,               /* tiles that are transformed at a time, in register tiles, at most */
@@ -23,6 +21,7 @@ enum {
     MOST_TILES = 1024, /* the same for a tuning row */
     LARGE_WEIGHTS = 1 << 24, /* bytes of all transformed weights */
     CHUNK = 128,             /* rows of a panel that are transformed at a time */
+    OPTIONS = 160,
 };
 
 enum { TUNED_BLOCK, TUNED_GROUP, TUNED_SLOTS, TUNED_PANELS };
@@ -50,8 +49,8 @@ typedef struct winograd_conv {
     int filter_in, filter_out; /* w's own */
     const od_cpu_tile *tile;
     int cols, panels;
-    od_buffer *zeros;  /* (c_in) */
-    char options[160]; /* of its programs */
+    od_buffer *zeros;      /* (c_in) */
+    char options[OPTIONS]; /* of its programs */
     od_kernel *pack, *main;
 } winograd_conv;
 
@@ -88,6 +87,11 @@ static void winograd_destroy(void *state) {
     free(c);
 }
 
+/* Of the programs that use the whole register tile. */
+static void set_options(const od_cpu_tile *t, char options[OPTIONS]) {
+    snprintf(options, OPTIONS, "-DVW=%d -DVECS=%d -DROWS=%d -cl-fast-relaxed-math", t->vw, t->vecs, t->rows);
+}
+
 static od_status winograd_create(od_device *device, const od_conv_shape *s, unsigned pass, void **state) {
     winograd_conv *c = calloc(1, sizeof *c);
     if (!c)
@@ -102,8 +106,7 @@ static od_status winograd_create(od_device *device, const od_conv_shape *s, unsi
                          .tile = od_cpu_tile_of(device)};
     c->cols = c->tile->vw * c->tile->vecs;
     c->panels = od_div_up(c->maps.c_out, c->cols);
-    snprintf(c->options, sizeof c->options, "-DVW=%d -DVECS=%d -DROWS=%d -cl-fast-relaxed-math", c->tile->vw,
-             c->tile->vecs, c->tile->rows);
+    set_options(c->tile, c->options);
     od_status status = od_kernel_get(device, "conv_winograd", c->options, "conv_winograd_weights", &c->pack);
     if (!status)
         status = od_kernel_get(device, "conv_winograd", c->options, "conv_winograd", &c->main);
@@ -119,18 +122,15 @@ static od_status winograd_create(od_device *device, const od_conv_shape *s, unsi
 
 /* [36][panels][c_in][cols] */
 static size_t transformed_size(const winograd_conv *c) {
-    return (size_t)POINTS * c->panels * c->maps.c_in * c->cols;
-}
-
-static int64_t tiles_of(const winograd_conv *c, int n) {
-    return (int64_t)n * c->maps.rows * c->maps.columns;
+    return (size_t)OD_WINOGRAD_POINTS * c->panels * c->maps.c_in * c->cols;
 }
 
 /* Register tiles of tiles whose patches, products and pixels leave a quarter of a core's cache to the weights. */
 static int block_in_cache(const winograd_conv *c) {
     const int cols = c->cols * (c->panels < GROUP ? c->panels : GROUP), pixels = 16 * (c->maps.c_in + cols);
     const size_t tile =
-        sizeof(float) * (POINTS * (size_t)(od_conv_winograd_pitch(c->maps.c_in, c->tile->vw) + cols) + (size_t)pixels);
+        sizeof(float) *
+        (OD_WINOGRAD_POINTS * (size_t)(od_winograd_pitch(c->maps.c_in, c->tile->vw) + cols) + (size_t)pixels);
     const int blocks = (int)(c->tile->core_cache / 4 * 3 / (tile * (size_t)c->tile->rows));
     return blocks < 1 ? 1 : blocks < BLOCK ? blocks : BLOCK;
 }
@@ -143,11 +143,11 @@ static void parameters(const winograd_conv *c, int n, int *v) {
     v[TUNED_BLOCK] = info->cache_bytes && weights > info->cache_bytes / 2 ? LARGE_BLOCK : block_in_cache(c);
     v[TUNED_GROUP] = GROUP;
     v[TUNED_SLOTS] = SLOTS_PER_CORE;
-    v[TUNED_PANELS] = tiles_of(c, n) <= FEW_TILES && (unsigned)c->panels >= 2 * info->compute_units &&
+    v[TUNED_PANELS] = od_winograd_tiles(&c->maps, n) <= FEW_TILES && (unsigned)c->panels >= 2 * info->compute_units &&
                       (weights > LARGE_WEIGHTS || od_conv_winograd_mode == OD_WINOGRAD_ALWAYS);
     od_conv_class(class, c->pass, &c->shape, n);
     (void)od_tuning_lookup(c->device, &od_conv_winograd_table, class, v);
-    if (tiles_of(c, n) > MOST_TILES)
+    if (od_winograd_tiles(&c->maps, n) > MOST_TILES)
         v[TUNED_PANELS] = 0; /* its scratch grows with them */
 }
 
@@ -180,15 +180,15 @@ typedef struct winograd_cut {
 } winograd_cut;
 
 static uint64_t slot_floats(const winograd_conv *c, int block, int group) {
-    const uint64_t v = (uint64_t)block * od_conv_winograd_pitch(c->maps.c_in, c->tile->vw) + LINE;
-    const uint64_t m = (uint64_t)block * group * c->cols + LINE;
-    return (((uint64_t)c->maps.c_in + 15) / 16 * 16 + POINTS * (v + m) + 15) / 16 * 16;
+    const uint64_t v = (uint64_t)block * od_winograd_pitch(c->maps.c_in, c->tile->vw) + OD_WINOGRAD_LINE;
+    const uint64_t m = (uint64_t)block * group * c->cols + OD_WINOGRAD_LINE;
+    return (((uint64_t)c->maps.c_in + 15) / 16 * 16 + OD_WINOGRAD_POINTS * (v + m) + 15) / 16 * 16;
 }
 
 static winograd_cut cut_run(const winograd_conv *c, int n) {
     const od_device_info *info = od_device_get_info(c->device);
     const int64_t cores = info->compute_units, rows = c->tile->rows;
-    const int64_t all = tiles_of(c, n);
+    const int64_t all = od_winograd_tiles(&c->maps, n);
     int v[OD_TUNING_PARAMETERS];
     parameters(c, n, v);
     winograd_cut cut = {.group = c->panels < v[TUNED_GROUP] ? c->panels : v[TUNED_GROUP], .shares = 1};
@@ -242,35 +242,52 @@ static od_status make_epilogue(const winograd_conv *c, const od_conv_args *args,
 static od_range with_work(od_range range, const winograd_conv *c, int n, double weights) {
     const double maps =
         (double)c->maps.h_in * c->maps.w_in * c->maps.c_in + (double)c->maps.h_out * c->maps.w_out * c->maps.c_out;
-    return od_range_work(range, 2.0 * POINTS * (double)tiles_of(c, n) * c->maps.c_in * c->maps.c_out,
-                         sizeof(float) * (n * maps + weights));
+    return od_range_work(
+        range, 2.0 * OD_WINOGRAD_POINTS * (double)od_winograd_tiles(&c->maps, n) * c->maps.c_in * c->maps.c_out,
+        sizeof(float) * (n * maps + weights));
+}
+
+od_status od_winograd_patches(od_device *device, const od_cpu_tile *tile, const od_winograd_maps *maps,
+                              od_buffer *zeros, const od_conv_args *args, uint64_t plane, od_span *v) {
+    const int blocks = od_div_up((int)od_winograd_tiles(maps, args->n), tile->rows);
+    char options[OPTIONS];
+    od_kernel *patches;
+    set_options(tile, options);
+    *v = (od_span)OD_NO_SPAN;
+    od_status status = od_kernel_get(device, "conv_winograd_panels", options, "conv_winograd_patches", &patches);
+    if (!status)
+        status = od_span_borrow(device, OD_WINOGRAD_POINTS * plane, v);
+    if (status)
+        return status;
+    status = OD_LAUNCH(patches, OD_RANGE1(blocks, 1), OD_BUF(v->buffer), OD_U64(plane), OD_SPAN(args->in),
+                       OD_BUF(zeros), OD_SPAN(args->affine), OD_U64(args->stride), OD_I32(args->n / args->groups),
+                       OD_I32(args->n), OD_I32(maps->h_in), OD_I32(maps->w_in), OD_I32(maps->c_in), OD_I32(maps->h_out),
+                       OD_I32(maps->w_out), OD_I32(maps->pad));
+    if (status) {
+        od_buffer_release(v->buffer);
+        *v = (od_span)OD_NO_SPAN;
+    }
+    return status;
 }
 
 static od_status run_by_panels(const winograd_conv *c, const od_conv_args *args) {
     const od_device_info *info = od_device_get_info(c->device);
-    const int count = (int)tiles_of(c, args->n), rows = c->tile->rows, vw = c->tile->vw;
+    const int count = (int)od_winograd_tiles(&c->maps, args->n), rows = c->tile->rows, vw = c->tile->vw;
     const int blocks = od_div_up(count, rows), images = args->n / args->groups;
     const int slots =
         c->panels < (int)info->compute_units * SLOTS_PER_CORE ? c->panels : (int)info->compute_units * SLOTS_PER_CORE;
-    const uint64_t plane = (uint64_t)blocks * rows * od_conv_winograd_pitch(c->maps.c_in, c->tile->vw) + LINE;
-    const uint64_t slot = (POINTS * ((uint64_t)(CHUNK + count + rows) * c->cols + 2 * vw) + 15) / 16 * 16;
+    const uint64_t plane = (uint64_t)blocks * rows * od_winograd_pitch(c->maps.c_in, c->tile->vw) + OD_WINOGRAD_LINE;
+    const uint64_t slot = (OD_WINOGRAD_POINTS * ((uint64_t)(CHUNK + count + rows) * c->cols + 2 * vw) + 15) / 16 * 16;
     od_span v = OD_NO_SPAN, scratch = OD_NO_SPAN;
-    od_kernel *patches, *by_panels;
+    od_kernel *by_panels;
     winograd_epilogue e;
-    od_status status = od_kernel_get(c->device, "conv_winograd_panels", c->options, "conv_winograd_patches", &patches);
-    if (!status)
-        status = od_kernel_get(c->device, "conv_winograd_panels", c->options, "conv_winograd_panels", &by_panels);
-    if (!status)
-        status = od_span_borrow(c->device, POINTS * plane, &v);
+    od_status status = od_kernel_get(c->device, "conv_winograd_panels", c->options, "conv_winograd_panels", &by_panels);
     if (!status)
         status = od_span_borrow(c->device, slots * slot, &scratch);
     if (!status)
         status = make_epilogue(c, args, 1, &e);
     if (!status)
-        status = OD_LAUNCH(patches, OD_RANGE1(blocks, 1), OD_BUF(v.buffer), OD_U64(plane), OD_SPAN(args->in),
-                           OD_BUF(c->zeros), OD_SPAN(args->affine), OD_U64(args->stride), OD_I32(images),
-                           OD_I32(args->n), OD_I32(c->maps.h_in), OD_I32(c->maps.w_in), OD_I32(c->maps.c_in),
-                           OD_I32(c->maps.h_out), OD_I32(c->maps.w_out), OD_I32(c->maps.pad));
+        status = od_winograd_patches(c->device, c->tile, &c->maps, c->zeros, args, plane, &v);
     if (!status)
         status =
             OD_LAUNCH(by_panels, with_work(OD_RANGE1(slots, 1), c, args->n, 9.0 * c->maps.c_in * c->maps.c_out),

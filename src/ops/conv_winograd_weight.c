@@ -7,8 +7,6 @@
 #include "ops/tunable.h"
 
 enum {
-    POINTS = 36,
-    LINE = 16,               /* as in the kernel */
     CORE_CACHE = 1 << 20,    /* of a core, in bytes */
     SHARE = 4,               /* panels that a work-group takes at most */
     PARTS_PER_CORE = 2,      /* work-groups, to balance */
@@ -35,6 +33,7 @@ const od_tuning_table od_conv_winograd_weight_table = {
 typedef struct winograd_weight {
     od_device *device;
     od_conv_shape shape;
+    od_winograd_maps maps;
     const od_cpu_tile *tile;
     int vw, rows, cols, panels;
     od_buffer *zeros; /* (c_in) */
@@ -58,6 +57,7 @@ static od_status weight_create(od_device *device, const od_conv_shape *shape, un
     const od_cpu_tile *t = od_cpu_tile_of(device);
     *c = (winograd_weight){.device = device,
                            .shape = *shape,
+                           .maps = od_winograd_maps_of(shape, OD_CONV_BACKWARD_WEIGHT),
                            .tile = t,
                            .vw = t->vw,
                            .rows = od_cpu_tile_rows(t, shape->c_in),
@@ -87,15 +87,10 @@ typedef struct weight_cut {
     uint64_t slot;     /* floats of scratch of a work-group */
 } weight_cut;
 
-static int64_t tiles_of(const winograd_weight *c, int n) {
-    const od_winograd_maps maps = od_winograd_maps_of(&c->shape, OD_CONV_BACKWARD_WEIGHT);
-    return (int64_t)n * maps.rows * maps.columns;
-}
-
 /* Floats from point to point of the stored transforms of all tiles, whole register tiles of them. */
 static uint64_t stored_plane(const winograd_weight *c, int n, int channels) {
     const int rows = c->rows > c->tile->rows ? c->rows : c->tile->rows;
-    return ((uint64_t)tiles_of(c, n) + rows) * od_conv_winograd_pitch(channels, c->vw) + LINE;
+    return ((uint64_t)od_winograd_tiles(&c->maps, n) + rows) * od_winograd_pitch(channels, c->vw) + OD_WINOGRAD_LINE;
 }
 
 /* The parameters of a run. Stored: where the sums would go through memory and the transforms need not. */
@@ -104,9 +99,11 @@ static void parameters(const winograd_weight *c, int n, int *v) {
     const uint64_t last_cache = od_device_get_info(c->device)->cache_bytes;
     const uint64_t channels = (uint64_t)od_div_up(s->c_in, c->rows) * c->rows;
     const int share = c->panels < SHARE ? c->panels : SHARE;
-    const bool large = sizeof(float) * POINTS * (channels * share * c->cols + LINE) > CORE_CACHE;
-    const uint64_t sums = POINTS * channels * c->panels * c->cols,
-                   transforms = POINTS * (stored_plane(c, n, s->c_in) + stored_plane(c, n, c->panels * c->cols));
+    const bool large =
+        sizeof(float) * OD_WINOGRAD_POINTS * (channels * share * c->cols + OD_WINOGRAD_LINE) > CORE_CACHE;
+    const uint64_t sums = OD_WINOGRAD_POINTS * channels * c->panels * c->cols,
+                   transforms =
+                       OD_WINOGRAD_POINTS * (stored_plane(c, n, s->c_in) + stored_plane(c, n, c->panels * c->cols));
     v[TUNED_BLOCK] = c->tile->winograd_block[large];
     v[TUNED_SHARE] = share;
     v[TUNED_PARTS] = PARTS_PER_CORE;
@@ -120,14 +117,15 @@ static void parameters(const winograd_weight *c, int n, int *v) {
 
 static weight_cut cut_run(const winograd_weight *c, int n, const int *v) {
     const od_conv_shape *s = &c->shape;
-    const int64_t all = tiles_of(c, n);
+    const int64_t all = od_winograd_tiles(&c->maps, n);
     const uint64_t channels = (uint64_t)od_div_up(s->c_in, c->rows) * c->rows;
     const int64_t parts = (int64_t)od_device_get_info(c->device)->compute_units * v[TUNED_PARTS];
     weight_cut cut = {.block = v[TUNED_BLOCK], .share = c->panels < v[TUNED_SHARE] ? c->panels : v[TUNED_SHARE]};
     cut.shares = od_div_up(c->panels, cut.share);
-    const uint64_t columns = (uint64_t)cut.share * c->cols, sums = channels * columns + LINE;
-    cut.slot = ((uint64_t)s->c_in + 15) / 16 * 16 +
-               POINTS * (cut.block * (od_conv_winograd_pitch(s->c_in, c->vw) + columns) + 2 * LINE + sums);
+    const uint64_t columns = (uint64_t)cut.share * c->cols, sums = channels * columns + OD_WINOGRAD_LINE;
+    cut.slot =
+        ((uint64_t)s->c_in + 15) / 16 * 16 +
+        OD_WINOGRAD_POINTS * (cut.block * (od_winograd_pitch(s->c_in, c->vw) + columns) + 2 * OD_WINOGRAD_LINE + sums);
     cut.slot = (cut.slot + 15) / 16 * 16;
     int64_t chunks = (parts + cut.shares - 1) / cut.shares;
     const int64_t most = SCRATCH_BYTES / (int64_t)(cut.slot * sizeof(float)) / cut.shares, useful = all / CHUNK;
@@ -141,47 +139,40 @@ static weight_cut cut_run(const winograd_weight *c, int n, const int *v) {
 
 /* Strips of a work-group's share whose sums fill half of a core's cache. */
 static int strips_in_cache(const winograd_weight *c, int share) {
-    const size_t strip = sizeof(float) * POINTS * (size_t)(c->rows * share * c->cols);
+    const size_t strip = sizeof(float) * OD_WINOGRAD_POINTS * (size_t)(c->rows * share * c->cols);
     const int strips = (int)(c->tile->core_cache / 2 / strip), all = od_div_up(c->shape.c_in, c->rows);
     return strips < 1 ? 1 : strips < all ? strips : all;
 }
 
 static od_range with_work(const winograd_weight *c, int n, od_range range, double chunks) {
-    const double products = 2.0 * POINTS * (double)tiles_of(c, n) * c->shape.c_in * c->shape.c_out;
+    const double products =
+        2.0 * OD_WINOGRAD_POINTS * (double)od_winograd_tiles(&c->maps, n) * c->shape.c_in * c->shape.c_out;
     return od_conv_work(range, &c->shape, n, products, od_conv_weights(&c->shape) * chunks);
 }
 
 static od_status run_stored(const winograd_weight *c, const od_conv_args *args) {
     const od_conv_shape *s = &c->shape;
-    const int n = args->n, tiles = (int)tiles_of(c, n), rows = c->tile->rows;
+    const int n = args->n, tiles = (int)od_winograd_tiles(&c->maps, n);
     const int share = c->panels < STORED_SHARE ? c->panels : STORED_SHARE, strips = strips_in_cache(c, share);
     const int pairs = od_div_up(od_div_up(s->c_in, c->rows), strips) * od_div_up(c->panels, share);
     const int most = (int)od_device_get_info(c->device)->compute_units * STORED_SLOTS,
               slots = pairs < most ? pairs : most;
     const int blocks = od_div_up(tiles, STORED_BLOCK), block = od_div_up(tiles, blocks); /* all alike */
     const uint64_t v_plane = stored_plane(c, n, s->c_in), u_plane = stored_plane(c, n, c->panels * c->cols);
-    const uint64_t sums = (uint64_t)strips * share * c->rows * c->cols + LINE;
-    const uint64_t slot = (POINTS * sums + 9 * (uint64_t)c->vw + 15) / 16 * 16;
-    char options[160];
-    snprintf(options, sizeof options, "-DVW=%d -DVECS=%d -DROWS=%d -cl-fast-relaxed-math", c->vw, c->tile->vecs, rows);
-    od_kernel *patches, *gradients, *main;
+    const uint64_t sums = (uint64_t)strips * share * c->rows * c->cols + OD_WINOGRAD_LINE;
+    const uint64_t slot = (OD_WINOGRAD_POINTS * sums + 9 * (uint64_t)c->vw + 15) / 16 * 16;
+    od_kernel *gradients, *main;
     od_span v = OD_NO_SPAN, u = OD_NO_SPAN, scratch = OD_NO_SPAN;
-    od_status status = od_kernel_get(c->device, "conv_winograd_panels", options, "conv_winograd_patches", &patches);
-    if (!status)
-        status = od_kernel_get(c->device, "conv_winograd_weight", c->options, "conv_winograd_gradients", &gradients);
+    od_status status =
+        od_kernel_get(c->device, "conv_winograd_weight", c->options, "conv_winograd_gradients", &gradients);
     if (!status)
         status = od_kernel_get(c->device, "conv_winograd_weight", c->options, "conv_winograd_weight_stored", &main);
     if (!status)
-        status = od_span_borrow(c->device, POINTS * v_plane, &v);
-    if (!status)
-        status = od_span_borrow(c->device, POINTS * u_plane, &u);
+        status = od_span_borrow(c->device, OD_WINOGRAD_POINTS * u_plane, &u);
     if (!status)
         status = od_span_borrow(c->device, slot * (uint64_t)slots, &scratch);
     if (!status)
-        status = OD_LAUNCH(patches, OD_RANGE1(od_div_up(tiles, rows), 1), OD_BUF(v.buffer), OD_U64(v_plane),
-                           OD_SPAN(args->in), OD_BUF(c->zeros), OD_SPAN(args->affine), OD_U64(args->stride),
-                           OD_I32(n / args->groups), OD_I32(n), OD_I32(s->h), OD_I32(s->w), OD_I32(s->c_in),
-                           OD_I32(od_conv_out_h(s)), OD_I32(od_conv_out_w(s)), OD_I32(s->pad));
+        status = od_winograd_patches(c->device, c->tile, &c->maps, c->zeros, args, v_plane, &v);
     if (!status)
         status = OD_LAUNCH(gradients, OD_RANGE1(od_div_up(tiles, c->rows), 1), OD_BUF(u.buffer), OD_U64(u_plane),
                            OD_SPAN(args->grad), OD_I32(n), OD_I32(od_conv_out_h(s)), OD_I32(od_conv_out_w(s)),
