@@ -17,9 +17,10 @@ FAULTS = [
      '    if (get_global_id(0) == 0) out[out_offset + count] = 0.0f;'),
     # NaN: in the first element
     ('pointwise.cl', 'load(x + x_offset + at, lanes) * factor', 'load(x + x_offset + at, lanes) * (at == 0 ? NAN : factor)'),
-    # race: every work-item writes back what it read of one element
+    # race: every work-item reads an element that one of them writes; no value depends on which is first, as a wrong one
+    # would be found instead
     ('pointwise.cl', 'store(y + y_offset + at, sum, lanes);',
-     'store(y + y_offset + at, sum, lanes);\n        y[y_offset] = y[y_offset] + 0.0f * (float)get_group_id(0);'),
+     'store(y + y_offset + at, sum + 0.0f * y[y_offset], lanes);'),
     # spills: numbers that all live at once, more than a device has registers; in one of the programs' forms
     ('norm.cl', 'vec m = load(mean + mean_offset + col, lanes);',
      'vec m = load(mean + mean_offset + col, lanes);\n'
