@@ -4,7 +4,8 @@
  * One work-item is one work-group: it owns a part of the scratch memory and takes a run of blocks of tiles (4x4 outputs,
  * 6x6 inputs), so that it finds the rows that two blocks share in the cache. It transforms a block's input patches to
  * v [point][tile][channel], multiplies them by the transformed weights with register tiles, and brings the products
- * m [point][tile][column] back to pixels, all while both stay in the cache. What a pixel sums in which order does not depend on how tiles are blocked.
+ * m [point][tile][column] back to pixels, all while both stay in the cache. What a pixel sums in which order does not
+ * depend on how tiles are blocked.
  *
  * VW: floats in a vector, VECS: vectors in a row of the register tile, ROWS: rows of it. */
 #include "conv_winograd_pass.clh"
