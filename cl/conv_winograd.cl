@@ -1,13 +1,14 @@
-/* Convolution 3x3 with stride 1 for CPU devices by Winograd's F(4x4, 3x3), fused: forward, and backward by data as the
- * same sum with turned, transposed weights.
+/* Convolution 3x3 with stride 1 or 2 for CPU devices by Winograd's minimal filtering, fused: forward, and backward by
+ * data as the same sum with turned, transposed weights.
  *
- * One work-item is one work-group: it owns a part of the scratch memory and takes a run of blocks of tiles (4x4 outputs,
- * 6x6 inputs), so that it finds the rows that two blocks share in the cache. It transforms a block's input patches to
- * v [point][tile][channel], multiplies them by the transformed weights with register tiles, and brings the products
- * m [point][tile][column] back to pixels, all while both stay in the cache. What a pixel sums in which order does not
- * depend on how tiles are blocked.
+ * One work-item is one work-group: it owns a part of the scratch memory and takes a run of blocks of tiles, so that it
+ * finds the rows that two blocks share in the cache. It transforms a block's input patches to v, for each of the 36
+ * matrices of transformed weights the rows that meet it, multiplies them with register tiles, and brings the products m
+ * back to pixels, all while both stay in the cache. What a pixel sums in which order does not depend on how tiles are
+ * blocked.
  *
- * VW: floats in a vector, VECS: vectors in a row of the register tile, ROWS: rows of it. */
+ * VW: floats in a vector, VECS: vectors in a row of the register tile, ROWS: rows of it. STRIDE: of the window; DATA, at
+ * stride 2: 1 backward by data. */
 #include "conv_winograd_pass.clh"
 
 /* weights [36][panels][run][COLS], run the rows of a panel. One work-item (panel, `share` rows). */
@@ -27,12 +28,12 @@ CORE_KERNEL(conv_winograd_weights,
 INLINE void expect_block(look_ahead *ahead, const output *o, ulong first, int count, __global const float *x, int h_in,
                          int line_in, int more) {
     const int line = o->w * o->c;
-    expect_pixels(ahead, o->y, o->grid, first, count, 0, o->h, line);
+    expect_pixels(ahead, o->y, o->grid, first, count, TILE_OUT, 0, o->h, line);
     if (o->kind == GRADIENTS)
-        expect_pixels(ahead, o->e.u, o->grid, first, count, 0, o->h, line);
+        expect_pixels(ahead, o->e.u, o->grid, first, count, TILE_OUT, 0, o->h, line);
     if (o->kind == GRADIENTS && o->e.after)
-        expect_pixels(ahead, o->e.after, o->grid, first, count, 0, o->h, line);
-    expect_pixels(ahead, x, o->grid, first + count, more, 1, h_in, line_in);
+        expect_pixels(ahead, o->e.after, o->grid, first, count, TILE_OUT, 0, o->h, line);
+    expect_pixels(ahead, x, o->grid, first + count, more, TILE_IN, TILE_HALO, h_in, line_in);
 }
 
 /* y (n, h_out, w_out, c_out) from x (n, h_in, w_in, c_in) and weights [36][panels][c_in][COLS]. Dimension 0 of the
@@ -49,13 +50,13 @@ CORE_KERNEL(conv_winograd,
             int kind, __global float *partial, __global const float *u, ulong u_offset, __global const float *after,
             ulong after_offset, __global const float *saved, ulong saved_offset, int images, int n, int h_in, int w_in,
             int c_in, int h_out, int w_out, int c_out, int pad, int block, int group, int add) {
-    const tile_grid grid = {(h_out + 3) / 4, (w_out + 3) / 4, (ulong)n * ((h_out + 3) / 4) * ((w_out + 3) / 4)};
+    const tile_grid grid = grid_of(n, h_out, w_out);
     const int panels = (c_out + COLS - 1) / COLS, share = (panels + here.groups[1] - 1) / here.groups[1];
     const int panel_begin = here.group[1] * share, panel_end = min(panel_begin + share, panels);
     const int v_pitch = V_PITCH(c_in), m_pitch = group * COLS;
     const ulong v_plane = (ulong)block * v_pitch + LINE_FLOATS, m_plane = (ulong)block * m_pitch + LINE_FLOATS;
     scratch += (here.group[1] * here.groups[0] + here.group[0]) * slot;
-    __global float *zeros = scratch, *v = zeros + (c_in + 15) / 16 * 16, *m = v + PATCH * v_plane;
+    __global float *zeros = scratch, *v = zeros + (c_in + 15) / 16 * 16, *m = v + TILE_ROWS * v_plane;
     x += x_offset;
     for (int i = 0; i < c_in; i++)
         zeros[i] = 0.0f;
@@ -77,19 +78,22 @@ CORE_KERNEL(conv_winograd,
             look_ahead ahead = {.runs = 0};
             if (begin == panel_begin)
                 expect_block(&ahead, &out, first, count, x, h_in, w_in * c_in, more);
-            set_pace(&ahead, PATCH * (end - begin) * ((count + ROWS - 1) / ROWS));
-            for (int k = 0; k < PATCH; k++)
+            set_pace(&ahead, TILE_ROWS * (end - begin) * ((count + ROWS - 1) / ROWS));
+            for (int k = 0; k < MATRICES; k++) {
+                __global const float *a = v + ROWS_BEFORE(k) * v_plane;
+                const int rows = count * ROWS_OF(k);
                 for (int p = begin; p < end; p++) {
                     __global const float *panel = weights + ((ulong)k * panels + p) * c_in * COLS;
-                    __global float *to = m + k * m_plane + (p - begin) * COLS;
+                    __global float *to = m + ROWS_BEFORE(k) * m_plane + (p - begin) * COLS;
                     const long after = (p + 1 < end ? 1 : panels - (p - begin)) * (long)c_in * COLS;
                     if (c_out - p * COLS <= VW)
-                        multiply_block(1, 0, to, m_pitch, v + k * v_plane, v_pitch, count, panel, c_in, after, &ahead);
+                        multiply_block(1, 0, to, m_pitch, a, v_pitch, rows, panel, c_in, after, &ahead);
                     else
-                        multiply_block(VECS, 0, to, m_pitch, v + k * v_plane, v_pitch, count, panel, c_in, after, &ahead);
+                        multiply_block(VECS, 0, to, m_pitch, a, v_pitch, rows, panel, c_in, after, &ahead);
                 }
+            }
             const int column = begin * COLS;
-            restore(&out, first, count, column, min(c_out, end * COLS) - column, m, m_plane, m_pitch);
+            restore(&out, first, count, column, min(c_out, end * COLS) - column, (products){m, m_plane, m_pitch});
         }
     }
     for (int begin = panel_begin; begin < panel_end; begin += group)

@@ -12,7 +12,7 @@ CORE_KERNEL(conv_winograd_patches,
             __global float *v, ulong plane, __global const float *x, ulong x_offset, __global const float *zeros,
             __global const float *affine, ulong affine_offset, ulong stride, int images, int n, int h_in, int w_in,
             int c_in, int h_out, int w_out, int pad) {
-    const tile_grid grid = {(h_out + 3) / 4, (w_out + 3) / 4, (ulong)n * ((h_out + 3) / 4) * ((w_out + 3) / 4)};
+    const tile_grid grid = grid_of(n, h_out, w_out);
     const input_map map = {affine ? affine + affine_offset : 0, stride, images};
     const ulong first = here.group[0] * ROWS;
     transform_block(v + first * V_PITCH(c_in), plane, V_PITCH(c_in), x + x_offset, map, zeros, grid, first,
@@ -30,7 +30,7 @@ CORE_KERNEL(conv_winograd_panels,
             int kind, __global float *partial, __global const float *u, ulong u_offset, __global const float *after,
             ulong after_offset, __global const float *saved, ulong saved_offset, int images, int n, int c_in, int h_out,
             int w_out, int c_out, int chunk, int add) {
-    const tile_grid grid = {(h_out + 3) / 4, (w_out + 3) / 4, (ulong)n * ((h_out + 3) / 4) * ((w_out + 3) / 4)};
+    const tile_grid grid = grid_of(n, h_out, w_out);
     const filter f = {w + w_offset, filter_in, filter_out, transposed};
     const int panels = (c_out + COLS - 1) / COLS, tiles = (int)grid.tiles, v_pitch = V_PITCH(c_in);
     const ulong f_plane = (ulong)chunk * COLS + VW, m_plane = (ulong)tiles * COLS + VW;
@@ -54,7 +54,7 @@ CORE_KERNEL(conv_winograd_panels,
             }
         }
         clear_parts(kind, e, n / images, column, column + cols);
-        restore(&out, 0, tiles, column, cols, m, m_plane, COLS);
+        restore(&out, 0, tiles, column, cols, (products){m, m_plane, COLS});
         spread_count(kind, e, n / images, column, column + cols);
     }
 }

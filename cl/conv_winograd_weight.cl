@@ -1,77 +1,47 @@
-/* Backward by weights of a 3x3 convolution with stride 1 for CPU devices, by Winograd's F(3x3, 4x4): the 4x4 tiles of
- * dy are filters on the 6x6 patches of x, and what the tiles give is summed before it is transformed back, once.
+/* Backward by weights of a 3x3 convolution with stride 1 or 2 for CPU devices, by Winograd's minimal filtering: the 4x4
+ * tiles of dy are filters on the patches of x, and what the tiles give is summed before it is transformed back, once.
  *
  * One work-item is one work-group: it owns a chunk of the tiles, a share of the panels and a part of the scratch
- * memory. It takes the chunk in blocks: it transforms them to v [point][tile][input channel] and u
- * [point][tile][column], then adds their products to s [point][panel][register tile][ROWS][COLS].
- * conv_winograd_weight_sum adds the chunks in order.
+ * memory. It takes the chunk in blocks: it transforms them to v and u, for each of 36 matrices of sums the rows of
+ * input channels and of columns that meet there, then adds their products to s
+ * [matrix][panel][register tile][ROWS][COLS]. conv_winograd_weight_sum adds the chunks in order.
  *
- * VW: floats in a vector, VECS: vectors in a row of the register tile, ROWS: input channels in it. */
+ * VW: floats in a vector, VECS: vectors in a row of the register tile, ROWS: input channels in it. STRIDE: of the window.
+ */
 #include "conv_winograd.clh"
 
-/* u (36 planes, .): the transform of one vector of a tile of dy, of which `height` x `width` pixels lie in the image.
- * whole: all of them, and all of the vector's columns. */
-INLINE void transform_gradient(const int whole, __global float *u, ulong plane, __global const float *dy, int line,
-                               int c_out, int height, int width, int cols) {
-    vec t[POINTS][4], inside[16];
-#pragma unroll 1
-    for (int i = 0; !whole && i < 16; i++)
-        inside[i] = i / 4 < height && i % 4 < width ? load(dy + i / 4 * line + i % 4 * c_out, cols) : (vec)(0.0f);
-#define PIXEL(r, s) (whole ? VLOAD(0, dy + r * line + s * c_out) : inside[4 * r + s])
-#define TILE_IN(r)  d##r
-#define TILE_OUT(r) t[r][column]
-#define TILE_COLUMN(s)                                                                                                 \
-    {                                                                                                                  \
-        const int column = s;                                                                                          \
-        const vec d0 = PIXEL(0, s), d1 = PIXEL(1, s), d2 = PIXEL(2, s), d3 = PIXEL(3, s);                              \
-        FILTER_TRANSFORM_4(TILE_OUT, TILE_IN)                                                                          \
-    }
-    EACH_4(TILE_COLUMN)
-#define LINE_IN(s)  t[row][s]
-#define LINE_OUT(s) u##s
-#define TILE_ROW(r)                                                                                                    \
-    {                                                                                                                  \
-        const int row = r;                                                                                             \
-        vec u0, u1, u2, u3, u4, u5;                                                                                    \
-        FILTER_TRANSFORM_4(LINE_OUT, LINE_IN)                                                                          \
-        PUT(u0, u);                                                                                                    \
-        PUT(u1, u + plane);                                                                                            \
-        PUT(u2, u + 2 * plane);                                                                                        \
-        PUT(u3, u + 3 * plane);                                                                                        \
-        PUT(u4, u + 4 * plane);                                                                                        \
-        PUT(u5, u + 5 * plane);                                                                                        \
-        u += 6 * plane;                                                                                                \
-    }
-    EACH_6(TILE_ROW)
-}
+#if STRIDE == 2
+#include "conv_winograd_weight_stride2.clh"
+#else
+#include "conv_winograd_weight_stride1.clh"
+#endif
 
-/* u [36][tiles][columns], `pitch` floats from tile to tile: the transforms of the tiles `first` .. `first` + `count` -
- * 1 of dy (., h_out, w_out, c_out), of `cols` columns from dy on. */
+/* u, `pitch` floats from row to row: the transforms of the tiles `first` .. `first` + `count` - 1 of dy (., h_out, w_out,
+ * c_out), of `cols` columns from dy on. */
 static void transform_gradients(__global float *u, ulong plane, int pitch, __global const float *dy, tile_grid grid,
                                 ulong first, int count, int h_out, int w_out, int c_out, int cols) {
     for (int t = 0; t < count; t++) {
         const place at = place_of(first + t, grid.rows, grid.columns);
         const int height = min(4, h_out - 4 * at.row), width = min(4, w_out - 4 * at.column);
         __global const float *from = dy + ((at.outer * h_out + 4 * at.row) * w_out + 4 * at.column) * c_out;
-        __global float *to = u + (ulong)t * pitch;
         for (int j = 0; j < cols; j += VW)
             if (height == 4 && width == 4 && cols - j >= VW)
-                transform_gradient(1, to + j, plane, from + j, w_out * c_out, c_out, 4, 4, VW);
+                transform_gradient(1, u + j, plane, pitch, t, from + j, w_out * c_out, c_out, 4, 4, VW);
             else
-                transform_gradient(0, to + j, plane, from + j, w_out * c_out, c_out, height, width, cols - j);
+                transform_gradient(0, u + j, plane, pitch, t, from + j, w_out * c_out, c_out, height, width, cols - j);
     }
 }
 
-/* s (ROWS, COLS) = (first ? 0 : s) + v^T u over the tiles of a block. */
+/* s (ROWS, COLS) = (first ? 0 : s) + v^T u over so many rows. */
 INLINE void add_products(const int vecs, __global float *s, int first, __global const float *v, int v_pitch,
-                         __global const float *u, int u_pitch, int tiles) {
+                         __global const float *u, int u_pitch, int rows) {
     vec acc[ROWS][VECS], b[VECS];
 #define FETCH(r, j)                                                                                                    \
     if (j < vecs)                                                                                                      \
         acc[r][j] = first ? (vec)(0.0f) : VLOAD(j, s + r * COLS);
 #define FETCH_ROW(r) EACH_VEC(FETCH, r)
     EACH_ROW(FETCH_ROW)
-    for (int t = 0; t < tiles; t++, v += v_pitch, u += u_pitch) {
+    for (int t = 0; t < rows; t++, v += v_pitch, u += u_pitch) {
 #define LOAD(r, j)                                                                                                     \
     if (j < vecs)                                                                                                      \
         b[j] = VLOAD(j, u);
@@ -93,40 +63,10 @@ INLINE void add_products(const int vecs, __global float *s, int first, __global 
     EACH_ROW(KEEP_ROW)
 }
 
-/* One vector of the nine taps at `to`, `step` floats apart, from s (36 planes, .). */
-INLINE void restore_taps(__global float *to, ulong step, __global const float *s, ulong plane) {
-    vec t[3][POINTS];
-    to = opaque(to);
-    s = opaque(s);
-#define SUM_IN(r)  s##r
-#define SUM_OUT(r) t[r][column]
-#define SUM_COLUMN(k)                                                                                                  \
-    {                                                                                                                  \
-        const int column = k;                                                                                          \
-        const vec s0 = VLOAD(0, s + k * plane), s1 = VLOAD(0, s + (6 + k) * plane);                                    \
-        const vec s2 = VLOAD(0, s + (12 + k) * plane), s3 = VLOAD(0, s + (18 + k) * plane);                            \
-        const vec s4 = VLOAD(0, s + (24 + k) * plane), s5 = VLOAD(0, s + (30 + k) * plane);                            \
-        OUTPUT_TRANSFORM_3(SUM_OUT, SUM_IN)                                                                            \
-    }
-    EACH_6(SUM_COLUMN)
-#define TAP_IN(q)  t[row][q]
-#define TAP_OUT(q) p##q
-#define TAP_ROW(r)                                                                                                     \
-    {                                                                                                                  \
-        const int row = r;                                                                                             \
-        vec p0, p1, p2;                                                                                                \
-        OUTPUT_TRANSFORM_3(TAP_OUT, TAP_IN)                                                                            \
-        PUT(p0, to + (3 * row) * step);                                                                                \
-        PUT(p1, to + (3 * row + 1) * step);                                                                            \
-        PUT(p2, to + (3 * row + 2) * step);                                                                            \
-    }
-    TAP_ROW(0) TAP_ROW(1) TAP_ROW(2)
-}
-
-/* Part i of n of the next point's planes of v and u, and the same tile of its sums. */
-INLINE void fetch_next(__global const float *v, __global const float *u, __global const float *s, ulong v_plane,
-                       ulong u_plane, int i, int n) {
-    const long v_part = (long)v_plane / n + 1, u_part = (long)u_plane / n + 1;
+/* Part i of n of what the next matrix meets in v and u, so many floats, and the same tile of its sums. */
+INLINE void fetch_next(__global const float *v, __global const float *u, __global const float *s, long v_floats,
+                       long u_floats, int i, int n) {
+    const long v_part = v_floats / n + 1, u_part = u_floats / n + 1;
     fetch(v, i * v_part, (i + 1) * v_part);
     fetch(u, i * u_part, (i + 1) * u_part);
     fetch(s, 0, ROWS * COLS);
@@ -143,7 +83,7 @@ CORE_KERNEL(conv_winograd_weight,
             __global float *scratch, ulong slot, __global const float *affine, ulong affine_offset, ulong stride,
             int images, int n, int h_in, int w_in, int c_in, int h_out, int w_out, int c_out, int pad, ulong chunk,
             int block, int share) {
-    const tile_grid grid = {(h_out + 3) / 4, (w_out + 3) / 4, (ulong)n * ((h_out + 3) / 4) * ((w_out + 3) / 4)};
+    const tile_grid grid = grid_of(n, h_out, w_out);
     const int panels = (c_out + COLS - 1) / COLS, strips = (c_in + ROWS - 1) / ROWS;
     const int panel_begin = here.group[1] * share, panel_count = min(share, panels - panel_begin);
     const int column = panel_begin * COLS, cols = min(c_out - column, panel_count * COLS);
@@ -152,7 +92,7 @@ CORE_KERNEL(conv_winograd_weight,
     const ulong s_plane = (ulong)share * strips * ROWS * COLS + LINE_FLOATS;
     scratch += (here.group[1] * here.groups[0] + here.group[0]) * slot;
     __global float *zeros = scratch, *v = zeros + (c_in + 15) / 16 * 16;
-    __global float *u = v + PATCH * v_plane, *s = u + PATCH * u_plane;
+    __global float *u = v + TILE_ROWS * v_plane, *s = u + TILE_ROWS * u_plane;
     x += x_offset;
     dy += dy_offset + column;
     for (int i = 0; i < c_in; i++)
@@ -165,24 +105,28 @@ CORE_KERNEL(conv_winograd_weight,
         transform_block(v, v_plane, v_pitch, x, map, zeros, grid, first, count, count, h_in, w_in, c_in, pad);
         transform_gradients(u, u_plane, u_pitch, dy, grid, first, count, h_out, w_out, c_out, cols);
         look_ahead ahead = {.runs = 0};
-        expect_pixels(&ahead, x, grid, first + count, more, 1, h_in, w_in * c_in);
+        expect_pixels(&ahead, x, grid, first + count, more, TILE_IN, TILE_HALO, h_in, w_in * c_in);
         if (2 * panel_count >= panels) /* else most of a pixel is others' */
-            expect_pixels(&ahead, dy, grid, first + count, more, 0, h_out, w_out * c_out);
-        set_pace(&ahead, PATCH * panel_count * strips);
-        for (int k = 0; k < PATCH; k++)
+            expect_pixels(&ahead, dy, grid, first + count, more, TILE_OUT, 0, h_out, w_out * c_out);
+        set_pace(&ahead, MATRICES * panel_count * strips);
+        for (int k = 0; k < MATRICES; k++) {
+            __global const float *vk = v + ROWS_BEFORE(k) * v_plane, *uk = u + ROWS_BEFORE(k) * u_plane;
+            const int rows = count * ROWS_OF(k), more_rows = count * ROWS_OF(k + 1);
             for (int p = 0; p < panel_count; p++)
                 for (int strip = 0; strip < strips; strip++) {
                     /* the last strip begins earlier rather than read past the channels */
-                    __global const float *a = v + k * v_plane + min(strip * ROWS, c_in - ROWS);
+                    __global const float *a = vk + min(strip * ROWS, c_in - ROWS);
                     __global float *to = s + k * s_plane + ((ulong)p * strips + strip) * ROWS * COLS;
-                    fetch_next(v + (k + 1) * v_plane, u + (k + 1) * u_plane, to + s_plane, v_plane, u_plane,
-                               p * strips + strip, panel_count * strips);
+                    fetch_next(vk + ROWS_OF(k) * v_plane, uk + ROWS_OF(k) * u_plane, to + s_plane,
+                               (long)more_rows * v_pitch, (long)more_rows * u_pitch, p * strips + strip,
+                               panel_count * strips);
                     fetch_some(&ahead);
                     if (cols - p * COLS <= VW)
-                        add_products(1, to, first == begin, a, v_pitch, u + k * u_plane + p * COLS, u_pitch, count);
+                        add_products(1, to, first == begin, a, v_pitch, uk + p * COLS, u_pitch, rows);
                     else
-                        add_products(VECS, to, first == begin, a, v_pitch, u + k * u_plane + p * COLS, u_pitch, count);
+                        add_products(VECS, to, first == begin, a, v_pitch, uk + p * COLS, u_pitch, rows);
                 }
+        }
     }
     const int pitch = panels * COLS;
     part += here.group[0] * 9 * c_in * pitch + column;
@@ -210,11 +154,12 @@ CORE_KERNEL(conv_winograd_weight_sum, (dw, dw_offset, part, c_out, pitch, chunks
     }
 }
 
+#if STRIDE == 1
 /* u [36][tiles][V_PITCH(panels * COLS)], `plane` floats from point to point, of all tiles of dy (n, h_out, w_out,
  * c_out). Dimension 0 of the range counts blocks of ROWS tiles. */
 CORE_KERNEL(conv_winograd_gradients, (u, plane, dy, dy_offset, n, h_out, w_out, c_out), __global float *u, ulong plane,
             __global const float *dy, ulong dy_offset, int n, int h_out, int w_out, int c_out) {
-    const tile_grid grid = {(h_out + 3) / 4, (w_out + 3) / 4, (ulong)n * ((h_out + 3) / 4) * ((w_out + 3) / 4)};
+    const tile_grid grid = grid_of(n, h_out, w_out);
     const int pitch = V_PITCH((c_out + COLS - 1) / COLS * COLS);
     const ulong first = here.group[0] * ROWS;
     transform_gradients(u + first * pitch, plane, pitch, dy + dy_offset, grid, first,
@@ -303,3 +248,4 @@ CORE_KERNEL(conv_winograd_weight_stored,
         }
     }
 }
+#endif

@@ -65,6 +65,11 @@ static const conv_case cases[] = {
     {40, {7, 9, 16, 272, 3, 3, 1, 1}},
     {2, {6, 5, 272, 150, 3, 3, 1, 1}},
     {11, {9, 12, 20, 260, 3, 3, 2, 1}},
+    /* at stride 2: tiles that the image cuts on each side, several tiles down and across, vectors that it cuts */
+    {1, {17, 25, 17, 33, 3, 3, 2, 1}},
+    {2, {15, 16, 33, 17, 3, 3, 2, 1}},
+    {3, {1, 2, 16, 16, 3, 3, 2, 1}},
+    {30, {8, 8, 24, 40, 3, 3, 2, 1}},
 };
 
 static size_t x_count(const conv_case *c) {

@@ -87,19 +87,21 @@ static inline int od_div_up(int a, int b) {
     return (a + b - 1) / b;
 }
 
-/* What a pass of Winograd's F(4x4, 3x3) reads and writes, seen as a forward pass: backward by data reads dy with the
- * padding that is left of the window. Backward by weights: as forward. */
+/* What a pass of Winograd's convolution on CPUs reads and writes, seen as a forward pass: backward by data reads dy, at
+ * stride 1 with the padding that is left of the window. Backward by weights: as forward. */
 typedef struct od_winograd_maps {
     int h_in, w_in, c_in, h_out, w_out, c_out, pad;
+    int side;          /* pixels of a tile of the output, down and across */
     int rows, columns; /* tiles of an image */
+    int products;      /* of a tile's points and pixels, for each pair of channels */
 } od_winograd_maps;
 static inline od_winograd_maps od_winograd_maps_of(const od_conv_shape *s, unsigned pass) {
-    const int h = od_conv_out_h(s), w = od_conv_out_w(s);
-    od_winograd_maps m = {s->h, s->w, s->c_in, h, w, s->c_out, s->pad, 0, 0};
+    const int h = od_conv_out_h(s), w = od_conv_out_w(s), products = s->stride == 2 ? 81 : 36;
+    od_winograd_maps m = {s->h, s->w, s->c_in, h, w, s->c_out, s->pad, 4, 0, 0, products};
     if (pass == OD_CONV_BACKWARD_DATA)
-        m = (od_winograd_maps){h, w, s->c_out, s->h, s->w, s->c_in, 2 - s->pad, 0, 0};
-    m.rows = od_div_up(m.h_out, 4);
-    m.columns = od_div_up(m.w_out, 4);
+        m = (od_winograd_maps){h, w, s->c_out, s->h, s->w, s->c_in, 2 - s->pad, 4 * s->stride, 0, 0, products};
+    m.rows = od_div_up(m.h_out, m.side);
+    m.columns = od_div_up(m.w_out, m.side);
     return m;
 }
 
@@ -107,13 +109,17 @@ static inline int64_t od_winograd_tiles(const od_winograd_maps *m, int n) {
     return (int64_t)n * m->rows * m->columns;
 }
 
-/* Winograd for CPUs: points of a tile, floats of a cache line between their planes, and floats from tile to tile of the
- * transformed patches, as in cl/conv_winograd.clh. */
+/* Winograd for CPUs: matrices of transformed weights, floats of a cache line between planes, and floats from row to row
+ * of the transformed patches, as in cl/conv_winograd.clh. */
 enum { OD_WINOGRAD_POINTS = 36, OD_WINOGRAD_LINE = 16 };
 static inline uint64_t od_winograd_pitch(int c, int vw) {
     return ((uint64_t)c + 15) / 16 * 16 + (c < 256 ? 0 : (uint64_t)vw);
 }
 struct od_cpu_tile;
+/* The options of its programs: `rows` of the register tile. data: backward by data. */
+enum { OD_WINOGRAD_OPTIONS = 160 };
+void od_winograd_options(const struct od_cpu_tile *tile, int rows, int stride, bool data,
+                         char options[OD_WINOGRAD_OPTIONS]);
 /* *v [36][tiles][pitch] = the transformed patches of all tiles of args->in, `plane` floats from point to point: room
  * for whole register tiles. zeros: c_in of them. The caller releases v->buffer, which is NULL after an error. */
 od_status od_winograd_patches(od_device *device, const struct od_cpu_tile *tile, const od_winograd_maps *maps,

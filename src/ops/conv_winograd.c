@@ -1,4 +1,4 @@
-/* The CPU family: fused Winograd F(4x4, 3x3) for 3x3 windows at stride 1 (cl/conv_winograd.cl). */
+/* The CPU family: fused Winograd for 3x3 windows at stride 1 and 2 (cl/conv_winograd.cl). */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -9,11 +9,13 @@
 od_conv_winograd_use od_conv_winograd_mode;
 
 enum {
-    SHARE = 64,              /* rows of a panel whose weights a work-group transforms: whole LINES of the kernel */
-    MIN_CHANNELS = 16,       /* of a vector, and to be worth it */
-    MIN_PIXELS = 12,         /* of the 16 of a tile, on average */
-    BLOCK = 4,               /* tiles that are transformed at a time, in register tiles, at most */
-    LARGE_BLOCK = 8,         /* the same with weights that leave the cache between blocks */
+    SHARE = 64,        /* rows of a panel whose weights a work-group transforms: whole LINES of the kernel */
+    MIN_CHANNELS = 16, /* of a vector, and to be worth it */
+    MIN_PIXELS = 12,   /* of the 16 of a tile, on average */
+    MIN_PIXELS_STRIDE_2 = 14,
+    BLOCK = 4,       /* tiles that are transformed at a time, in register tiles, at most */
+    LARGE_BLOCK = 8, /* the same with weights that leave the cache between blocks */
+    LARGE_BLOCK_STRIDE_2 = 4,
     GROUP = 4,               /* panels whose products are kept at a time, and that a share has at least */
     SLOTS_PER_CORE = 4,      /* work-groups, to balance */
     SCRATCH_BYTES = 1 << 28, /* of all work-groups together */
@@ -21,7 +23,6 @@ enum {
     MOST_TILES = 1024, /* the same for a tuning row */
     LARGE_WEIGHTS = 1 << 24, /* bytes of all transformed weights */
     CHUNK = 128,             /* rows of a panel that are transformed at a time */
-    OPTIONS = 160,
 };
 
 enum { TUNED_BLOCK, TUNED_GROUP, TUNED_SLOTS, TUNED_PANELS };
@@ -30,9 +31,9 @@ const od_tuning_table od_conv_winograd_table = {
     .shape = OD_CONV_CLASSES,
     .parameters =
         {{"block", OD_TUNING_VALUES(1, 2, 3, 4, 5, 6, 8, 10, 12, 16),
-          "up to 4 register tiles of tiles, as a core's cache holds them; 8 with weights of more than half the cache; "
-          "fewer "
-          "to occupy all cores"},
+          "up to 4 register tiles of tiles, as a core's cache holds them; with weights of more than half the cache 8, "
+          "at "
+          "stride 2 4; fewer to occupy all cores"},
          {"group", OD_TUNING_VALUES(1, 2, 3, 4, 6, 8, 16), "4 panels whose products are kept"},
          {"slots", OD_TUNING_VALUES(1, 2, 4, 8, 16), "4 work-groups a core"},
          {"by_panels", OD_TUNING_VALUES(0, 1),
@@ -49,21 +50,26 @@ typedef struct winograd_conv {
     int filter_in, filter_out; /* w's own */
     const od_cpu_tile *tile;
     int cols, panels;
-    od_buffer *zeros;      /* (c_in) */
-    char options[OPTIONS]; /* of its programs */
+    od_buffer *zeros;                  /* (c_in) */
+    char options[OD_WINOGRAD_OPTIONS]; /* of its programs */
     od_kernel *pack, *main;
 } winograd_conv;
 
-/* Whether tiles of 4x4 leave little of a map over: 36 multiplications a tile against 9 a pixel. */
-static bool map_fits(int h, int w) {
-    return (int64_t)h * w >= (int64_t)MIN_PIXELS * od_div_up(h, 4) * od_div_up(w, 4);
+/* Whether tiles of 4x4 leave little of a map over: 36 multiplications a tile, at stride 2 81, against 9 a pixel. */
+static bool map_fits(int h, int w, int pixels) {
+    return (int64_t)h * w >= (int64_t)pixels * od_div_up(h, 4) * od_div_up(w, 4);
+}
+static bool maps_fit(const od_conv_shape *s) {
+    const int h = od_conv_out_h(s), w = od_conv_out_w(s);
+    return s->stride == 2 ? map_fits(h, w, MIN_PIXELS_STRIDE_2)
+                          : map_fits(h, w, MIN_PIXELS) && map_fits(s->h, s->w, MIN_PIXELS);
 }
 
 bool od_conv_winograd_supports(const od_device *device, const void *shape, const char **why) {
     const od_conv_shape *s = shape;
     const int h = od_conv_out_h(s), w = od_conv_out_w(s);
-    if (s->kernel_h != 3 || s->kernel_w != 3 || s->stride != 1)
-        *why = "not a 3x3 window at stride 1";
+    if (s->kernel_h != 3 || s->kernel_w != 3 || s->stride > 2 || (s->stride == 2 && s->pad != 1))
+        *why = "not a 3x3 window at stride 1, or at stride 2 with padding 1";
     else if (s->c_in < MIN_CHANNELS || s->c_out < MIN_CHANNELS)
         *why = "fewer than 16 channels";
     else if (od_device_loop_limit(device))
@@ -72,7 +78,7 @@ bool od_conv_winograd_supports(const od_device *device, const void *shape, const
         *why = "an image of more than 2 Gi elements";
     else if (od_conv_winograd_mode == OD_WINOGRAD_NEVER)
         *why = "switched off";
-    else if (od_conv_winograd_mode == OD_WINOGRAD_AUTO && !(map_fits(h, w) && map_fits(s->h, s->w)))
+    else if (od_conv_winograd_mode == OD_WINOGRAD_AUTO && !maps_fit(s))
         *why = "too much of its tiles outside the map";
     else
         *why = NULL;
@@ -87,9 +93,9 @@ static void winograd_destroy(void *state) {
     free(c);
 }
 
-/* Of the programs that use the whole register tile. */
-static void set_options(const od_cpu_tile *t, char options[OPTIONS]) {
-    snprintf(options, OPTIONS, "-DVW=%d -DVECS=%d -DROWS=%d -cl-fast-relaxed-math", t->vw, t->vecs, t->rows);
+void od_winograd_options(const od_cpu_tile *tile, int rows, int stride, bool data, char options[OD_WINOGRAD_OPTIONS]) {
+    snprintf(options, OD_WINOGRAD_OPTIONS, "-DVW=%d -DVECS=%d -DROWS=%d%s%s -cl-fast-relaxed-math", tile->vw,
+             tile->vecs, rows, stride == 2 ? " -DSTRIDE=2" : "", stride == 2 && data ? " -DDATA=1" : "");
 }
 
 static od_status winograd_create(od_device *device, const od_conv_shape *s, unsigned pass, void **state) {
@@ -106,7 +112,7 @@ static od_status winograd_create(od_device *device, const od_conv_shape *s, unsi
                          .tile = od_cpu_tile_of(device)};
     c->cols = c->tile->vw * c->tile->vecs;
     c->panels = od_div_up(c->maps.c_out, c->cols);
-    set_options(c->tile, c->options);
+    od_winograd_options(c->tile, c->tile->rows, s->stride, c->transposed, c->options);
     od_status status = od_kernel_get(device, "conv_winograd", c->options, "conv_winograd_weights", &c->pack);
     if (!status)
         status = od_kernel_get(device, "conv_winograd", c->options, "conv_winograd", &c->main);
@@ -130,7 +136,7 @@ static int block_in_cache(const winograd_conv *c) {
     const int cols = c->cols * (c->panels < GROUP ? c->panels : GROUP), pixels = 16 * (c->maps.c_in + cols);
     const size_t tile =
         sizeof(float) *
-        (OD_WINOGRAD_POINTS * (size_t)(od_winograd_pitch(c->maps.c_in, c->tile->vw) + cols) + (size_t)pixels);
+        ((size_t)c->maps.products * (od_winograd_pitch(c->maps.c_in, c->tile->vw) + cols) + (size_t)pixels);
     const int blocks = (int)(c->tile->core_cache / 4 * 3 / (tile * (size_t)c->tile->rows));
     return blocks < 1 ? 1 : blocks < BLOCK ? blocks : BLOCK;
 }
@@ -140,14 +146,17 @@ static void parameters(const winograd_conv *c, int n, int *v) {
     const od_device_info *info = od_device_get_info(c->device);
     const uint64_t weights = sizeof(float) * transformed_size(c);
     char class[64];
-    v[TUNED_BLOCK] = info->cache_bytes && weights > info->cache_bytes / 2 ? LARGE_BLOCK : block_in_cache(c);
+    v[TUNED_BLOCK] = !info->cache_bytes || weights <= info->cache_bytes / 2 ? block_in_cache(c)
+                     : c->shape.stride == 2                                 ? LARGE_BLOCK_STRIDE_2
+                                                                            : LARGE_BLOCK;
     v[TUNED_GROUP] = GROUP;
     v[TUNED_SLOTS] = SLOTS_PER_CORE;
-    v[TUNED_PANELS] = od_winograd_tiles(&c->maps, n) <= FEW_TILES && (unsigned)c->panels >= 2 * info->compute_units &&
+    v[TUNED_PANELS] = c->shape.stride == 1 && od_winograd_tiles(&c->maps, n) <= FEW_TILES &&
+                      (unsigned)c->panels >= 2 * info->compute_units &&
                       (weights > LARGE_WEIGHTS || od_conv_winograd_mode == OD_WINOGRAD_ALWAYS);
     od_conv_class(class, c->pass, &c->shape, n);
     (void)od_tuning_lookup(c->device, &od_conv_winograd_table, class, v);
-    if (od_winograd_tiles(&c->maps, n) > MOST_TILES)
+    if (c->shape.stride != 1 || od_winograd_tiles(&c->maps, n) > MOST_TILES)
         v[TUNED_PANELS] = 0; /* its scratch grows with them */
 }
 
@@ -182,7 +191,7 @@ typedef struct winograd_cut {
 static uint64_t slot_floats(const winograd_conv *c, int block, int group) {
     const uint64_t v = (uint64_t)block * od_winograd_pitch(c->maps.c_in, c->tile->vw) + OD_WINOGRAD_LINE;
     const uint64_t m = (uint64_t)block * group * c->cols + OD_WINOGRAD_LINE;
-    return (((uint64_t)c->maps.c_in + 15) / 16 * 16 + OD_WINOGRAD_POINTS * (v + m) + 15) / 16 * 16;
+    return (((uint64_t)c->maps.c_in + 15) / 16 * 16 + (uint64_t)c->maps.products * (v + m) + 15) / 16 * 16;
 }
 
 static winograd_cut cut_run(const winograd_conv *c, int n) {
@@ -242,17 +251,17 @@ static od_status make_epilogue(const winograd_conv *c, const od_conv_args *args,
 static od_range with_work(od_range range, const winograd_conv *c, int n, double weights) {
     const double maps =
         (double)c->maps.h_in * c->maps.w_in * c->maps.c_in + (double)c->maps.h_out * c->maps.w_out * c->maps.c_out;
-    return od_range_work(
-        range, 2.0 * OD_WINOGRAD_POINTS * (double)od_winograd_tiles(&c->maps, n) * c->maps.c_in * c->maps.c_out,
-        sizeof(float) * (n * maps + weights));
+    return od_range_work(range,
+                         2.0 * c->maps.products * (double)od_winograd_tiles(&c->maps, n) * c->maps.c_in * c->maps.c_out,
+                         sizeof(float) * (n * maps + weights));
 }
 
 od_status od_winograd_patches(od_device *device, const od_cpu_tile *tile, const od_winograd_maps *maps,
                               od_buffer *zeros, const od_conv_args *args, uint64_t plane, od_span *v) {
     const int blocks = od_div_up((int)od_winograd_tiles(maps, args->n), tile->rows);
-    char options[OPTIONS];
+    char options[OD_WINOGRAD_OPTIONS];
     od_kernel *patches;
-    set_options(tile, options);
+    od_winograd_options(tile, tile->rows, 1, false, options);
     *v = (od_span)OD_NO_SPAN;
     od_status status = od_kernel_get(device, "conv_winograd_panels", options, "conv_winograd_patches", &patches);
     if (!status)

@@ -1,4 +1,4 @@
-/* The CPU family: backward by weights with Winograd F(3x3, 4x4) (cl/conv_winograd_weight.cl). */
+/* The CPU family: backward by weights with Winograd at stride 1 and 2 (cl/conv_winograd_weight.cl). */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -7,8 +7,10 @@
 #include "ops/tunable.h"
 
 enum {
-    CORE_CACHE = 1 << 20,    /* of a core, in bytes */
-    SHARE = 4,               /* panels that a work-group takes at most */
+    CORE_CACHE = 1 << 20, /* of a core, in bytes */
+    SHARE = 4,            /* panels that a work-group takes at most */
+    SHARE_STRIDE_2 = 8,
+    BLOCK_STRIDE_2 = 3,      /* a tile has more rows than at stride 1: so many times fewer tiles at a time */
     PARTS_PER_CORE = 2,      /* work-groups, to balance */
     CHUNK = 16,              /* tiles that a work-group takes at least */
     SCRATCH_BYTES = 1 << 28, /* of all work-groups together */
@@ -21,12 +23,13 @@ enum { TUNED_BLOCK, TUNED_SHARE, TUNED_PARTS, TUNED_STORED };
 const od_tuning_table od_conv_winograd_weight_table = {
     .variant = "conv_cpu_winograd_weight",
     .shape = OD_CONV_CLASSES,
-    .parameters = {{"block", OD_TUNING_VALUES(12, 24, 36, 48, 72, 96, 144, 192),
-                    "48 tiles, 96 where the sums take more than 1 MiB; 36 with vectors of less than 16"},
-                   {"share", OD_TUNING_VALUES(1, 2, 3, 4, 6, 8, 16), "4 panels of a work-group"},
-                   {"parts", OD_TUNING_VALUES(1, 2, 3, 4, 8), "2 work-groups a core"},
-                   {"stored", OD_TUNING_VALUES(0, 1),
-                    "1 where the transforms of all tiles take half the last cache at most and less than the sums"}},
+    .parameters =
+        {{"block", OD_TUNING_VALUES(12, 24, 36, 48, 72, 96, 144, 192),
+          "48 tiles, 96 where the sums take more than 1 MiB; 36 with vectors of less than 16; a third at stride 2"},
+         {"share", OD_TUNING_VALUES(1, 2, 3, 4, 6, 8, 16), "4 panels of a work-group, at stride 2 8"},
+         {"parts", OD_TUNING_VALUES(1, 2, 3, 4, 8), "2 work-groups a core"},
+         {"stored", OD_TUNING_VALUES(0, 1),
+          "1 where the transforms of all tiles take half the last cache at most and less than the sums"}},
     .count = 4,
 };
 
@@ -37,7 +40,7 @@ typedef struct winograd_weight {
     const od_cpu_tile *tile;
     int vw, rows, cols, panels;
     od_buffer *zeros; /* (c_in) */
-    char options[160];
+    char options[OD_WINOGRAD_OPTIONS];
     od_kernel *main, *sum;
 } winograd_weight;
 
@@ -63,8 +66,7 @@ static od_status weight_create(od_device *device, const od_conv_shape *shape, un
                            .rows = od_cpu_tile_rows(t, shape->c_in),
                            .cols = t->vw * t->vecs,
                            .panels = od_div_up(shape->c_out, t->vw * t->vecs)};
-    snprintf(c->options, sizeof c->options, "-DVW=%d -DVECS=%d -DROWS=%d -cl-fast-relaxed-math", t->vw, t->vecs,
-             c->rows);
+    od_winograd_options(t, c->rows, shape->stride, false, c->options);
     od_status status = od_kernel_get(device, "conv_winograd_weight", c->options, "conv_winograd_weight", &c->main);
     if (!status)
         status = od_kernel_get(device, "conv_winograd_weight", c->options, "conv_winograd_weight_sum", &c->sum);
@@ -98,20 +100,20 @@ static void parameters(const winograd_weight *c, int n, int *v) {
     const od_conv_shape *s = &c->shape;
     const uint64_t last_cache = od_device_get_info(c->device)->cache_bytes;
     const uint64_t channels = (uint64_t)od_div_up(s->c_in, c->rows) * c->rows;
-    const int share = c->panels < SHARE ? c->panels : SHARE;
+    const int most = s->stride == 2 ? SHARE_STRIDE_2 : SHARE, share = c->panels < most ? c->panels : most;
     const bool large =
         sizeof(float) * OD_WINOGRAD_POINTS * (channels * share * c->cols + OD_WINOGRAD_LINE) > CORE_CACHE;
     const uint64_t sums = OD_WINOGRAD_POINTS * channels * c->panels * c->cols,
                    transforms =
                        OD_WINOGRAD_POINTS * (stored_plane(c, n, s->c_in) + stored_plane(c, n, c->panels * c->cols));
-    v[TUNED_BLOCK] = c->tile->winograd_block[large];
+    v[TUNED_BLOCK] = c->tile->winograd_block[large] / (s->stride == 2 ? BLOCK_STRIDE_2 : 1);
     v[TUNED_SHARE] = share;
     v[TUNED_PARTS] = PARTS_PER_CORE;
-    v[TUNED_STORED] = transforms < sums && sizeof(float) * transforms <= last_cache / 2;
+    v[TUNED_STORED] = s->stride == 1 && transforms < sums && sizeof(float) * transforms <= last_cache / 2;
     char class[64];
     od_conv_class(class, OD_CONV_BACKWARD_WEIGHT, s, n);
     (void)od_tuning_lookup(c->device, &od_conv_winograd_weight_table, class, v);
-    if (sizeof(float) * transforms > SCRATCH_BYTES)
+    if (s->stride != 1 || sizeof(float) * transforms > SCRATCH_BYTES)
         v[TUNED_STORED] = 0;
 }
 
@@ -123,9 +125,10 @@ static weight_cut cut_run(const winograd_weight *c, int n, const int *v) {
     weight_cut cut = {.block = v[TUNED_BLOCK], .share = c->panels < v[TUNED_SHARE] ? c->panels : v[TUNED_SHARE]};
     cut.shares = od_div_up(c->panels, cut.share);
     const uint64_t columns = (uint64_t)cut.share * c->cols, sums = channels * columns + OD_WINOGRAD_LINE;
-    cut.slot =
-        ((uint64_t)s->c_in + 15) / 16 * 16 +
-        OD_WINOGRAD_POINTS * (cut.block * (od_winograd_pitch(s->c_in, c->vw) + columns) + 2 * OD_WINOGRAD_LINE + sums);
+    cut.slot = ((uint64_t)s->c_in + 15) / 16 * 16 +
+               (uint64_t)c->maps.products *
+                   (cut.block * (od_winograd_pitch(s->c_in, c->vw) + columns) + 2 * OD_WINOGRAD_LINE) +
+               OD_WINOGRAD_POINTS * sums;
     cut.slot = (cut.slot + 15) / 16 * 16;
     int64_t chunks = (parts + cut.shares - 1) / cut.shares;
     const int64_t most = SCRATCH_BYTES / (int64_t)(cut.slot * sizeof(float)) / cut.shares, useful = all / CHUNK;
@@ -146,7 +149,7 @@ static int strips_in_cache(const winograd_weight *c, int share) {
 
 static od_range with_work(const winograd_weight *c, int n, od_range range, double chunks) {
     const double products =
-        2.0 * OD_WINOGRAD_POINTS * (double)od_winograd_tiles(&c->maps, n) * c->shape.c_in * c->shape.c_out;
+        2.0 * c->maps.products * (double)od_winograd_tiles(&c->maps, n) * c->shape.c_in * c->shape.c_out;
     return od_conv_work(range, &c->shape, n, products, od_conv_weights(&c->shape) * chunks);
 }
 
