@@ -32,7 +32,7 @@ INLINE void store(__global float *row, int v, vec value, int cols, int add) {
 INLINE void conv_tile(const int vecs, const tile_rows *rows,
                       __global const float *panel, __global const float *zeros,
                       __global const int *taps, int tap_count, int h_in, int w_in,
-                      int pitch, int run, int cols, int add) {
+                      int pitch, int run, int column, int cols, int add) {
     vec acc[ROWS][VECS], b[VECS];
 #define CLEAR(r, v)  acc[r][v] = (vec)(0.0f);
 #define CLEAR_ROW(r) EACH_VEC(CLEAR, r)
@@ -78,7 +78,7 @@ INLINE void conv_tile(const int vecs, const tile_rows *rows,
     }
 #define STORE(r, v)                                                                                                    \
     if (v < vecs)                                                                                                      \
-        store(rows->out[r], v, acc[r][v], cols, add);
+        store(rows->out[r] + column, v, acc[r][v], cols, add);
 #define STORE_ROW(r)                                                                                                   \
     if (rows->out[r]) {                                                                                                \
         EACH_VEC(STORE, r)                                                                                             \
@@ -89,15 +89,18 @@ INLINE void conv_tile(const int vecs, const tile_rows *rows,
 /* y (n, h_out, w_out, c_out) from x (n, h_in, w_in, .), pixels `pitch` floats apart of which `run` are summed. A class
  * of outputs (p * step_out + a, q * step_out + b) has its own taps. Pixels are numbered (image group, p, q, image in
  * group), with `group` images in a group: with ROWS images, the rows of a tile share their place, so that taps drop out
- * at the edges and join inside. panel_dim: which dimension of the range counts panels; the other one counts blocks of
- * `block` pixels; 2 counts classes. add: to what y holds. */
+ * at the edges and join inside. panel_dim: which dimension of the range counts shares of `share` panels, for which
+ * a tile's places are found once; the other one counts blocks of `block` pixels; 2 counts classes. add: to what y holds.
+ */
 CORE_KERNEL(conv_direct,
             (y, y_offset, x, x_offset, packed, zeros, table, n, h_in, w_in, pitch, run, h_out, w_out, c_out, step_in,
-             step_out, group, block, panel_dim, add),
+             step_out, group, block, share, panel_dim, add),
             __global float *y, ulong y_offset, __global const float *x, ulong x_offset, __global const float *packed,
             __global const float *zeros, __global const int *table, int n, int h_in, int w_in, int pitch, int run,
-            int h_out, int w_out, int c_out, int step_in, int step_out, int group, int block, int panel_dim, int add) {
-    const int panel_index = here.group[panel_dim];
+            int h_out, int w_out, int c_out, int step_in, int step_out, int group, int block, int share, int panel_dim,
+            int add) {
+    const int panels = (c_out + COLS - 1) / COLS, panel_begin = here.group[panel_dim] * share;
+    const int panel_end = min(panel_begin + share, panels);
     const int class_count = here.groups[2], taps_total = table[6];
     __global const int *header = table + here.group[2] * HEADER_INTS;
     const int rows_p = header[0], rows_q = header[1];
@@ -108,9 +111,8 @@ CORE_KERNEL(conv_direct,
     const ulong begin = (ulong)here.group[1 - panel_dim] * block, end = min(begin + block, pixels);
     if (begin >= end || (add && !tap_count))
         return;
-    const int column = panel_index * COLS, cols = min(c_out - column, COLS);
-    __global const float *panel = packed + ((ulong)panel_index * taps_total + header[4]) * run * COLS;
-    y += y_offset + ((ulong)header[2] * w_out + header[3]) * c_out + column;
+    packed += (ulong)header[4] * run * COLS;
+    y += y_offset + ((ulong)header[2] * w_out + header[3]) * c_out;
     x += x_offset;
 
     /* the place of the first pixel; then counted on */
@@ -154,10 +156,14 @@ CORE_KERNEL(conv_direct,
                 }
             }
         }
-        if (cols <= VW)
-            conv_tile(1, &rows, panel, zeros, taps, tap_count, h_in, w_in, pitch, run, cols, add);
-        else
-            conv_tile(VECS, &rows, panel, zeros, taps, tap_count, h_in, w_in, pitch, run, cols, add);
+        for (int index = panel_begin; index < panel_end; index++) {
+            const int column = index * COLS, cols = min(c_out - column, COLS);
+            __global const float *panel = packed + (ulong)index * taps_total * run * COLS;
+            if (cols <= VW)
+                conv_tile(1, &rows, panel, zeros, taps, tap_count, h_in, w_in, pitch, run, column, cols, add);
+            else
+                conv_tile(VECS, &rows, panel, zeros, taps, tap_count, h_in, w_in, pitch, run, column, cols, add);
+        }
     }
 }
 

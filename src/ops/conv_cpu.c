@@ -11,6 +11,7 @@ enum {
     BLOCKS_PER_CORE = 32,        /* work-groups of a launch, to balance */
     WEIGHT_BLOCKS_PER_CORE = 16, /* of backward by weights: each gathers pixels anew */
     SLAB_CHANNELS = 256,         /* of input: more are many to backward by weights, see od_cpu_tile.slab */
+    SHARE_BYTES = 1 << 17,       /* packed weights of the panels that a work-group takes, at most, unless it is one */
     PANEL_MAJOR_BYTES = 1 << 19, /* packed weights up to here stay in the cache beside a block of pixels */
     GROUP_BYTES = 1 << 19,       /* images are grouped where the rows of input under a tile fit; see conv_direct */
     GATHER_CHANNELS = 256,       /* of output: from here on backward by weights gathers its pixels */
@@ -145,6 +146,13 @@ static size_t packed_floats(const cpu_conv *c) {
     return (size_t)c->panels * c->gather.taps * c->gather.run * c->cols;
 }
 
+/* Panels of a work-group: those whose weights stay in a core's cache while its pixels go by. */
+static int share_of(const cpu_conv *c) {
+    const int64_t panel = (int64_t)c->gather.taps * c->gather.run * c->cols * (int64_t)sizeof(float);
+    const int64_t share = SHARE_BYTES / panel;
+    return share < 1 ? 1 : share < c->panels ? (int)share : c->panels;
+}
+
 /* The plan's parameters, and whether a tuning row sets some. */
 static bool choose(cpu_conv *c, const char *class) {
     const od_conv_gather *g = &c->gather;
@@ -258,7 +266,8 @@ static od_status cpu_run(void *state, const od_conv_args *args) {
     if (!status) {
         int map = g->grid_h * g->grid_w, cores = (int)od_device_get_info(c->device)->compute_units;
         int64_t pixels = (int64_t)args->n * map;
-        int64_t blocks = od_div_up(cores * c->tuned[TUNED_BLOCKS], c->panels);
+        const int share = od_device_loop_limit(c->device) ? 1 : share_of(c), shares = od_div_up(c->panels, share);
+        int64_t blocks = od_div_up(cores * c->tuned[TUNED_BLOCKS], shares);
         int64_t block = (pixels + blocks - 1) / blocks;
         block = (block + c->rows - 1) / c->rows * c->rows;
         const int64_t limit = (int64_t)od_device_loop_limit(c->device), most = limit / tile_rounds(&c->shape) * c->rows;
@@ -266,14 +275,14 @@ static od_status cpu_run(void *state, const od_conv_args *args) {
         blocks = (pixels + block - 1) / block;
         int group = c->tuned[TUNED_GROUPED] && args->n >= c->rows ? c->rows : 1;
         bool panel_first = c->tuned[TUNED_PANEL_FIRST];
-        od_range range = panel_first ? OD_RANGE3(c->panels, blocks, g->classes, 1, 1, 1)
-                                     : OD_RANGE3(blocks, c->panels, g->classes, 1, 1, 1);
+        od_range range = panel_first ? OD_RANGE3(shares, blocks, g->classes, 1, 1, 1)
+                                     : OD_RANGE3(blocks, shares, g->classes, 1, 1, 1);
         range = od_conv_work(range, &c->shape, args->n, od_conv_flop(&c->shape, args->n), od_conv_weights(&c->shape));
         status = OD_LAUNCH(c->main, range, OD_SPAN(args->out), OD_SPAN(in), OD_BUF(args->weights.buffer),
                            OD_BUF(c->zeros), OD_BUF(g->table), OD_I32(args->n), OD_I32(g->h_in), OD_I32(g->w_in),
                            OD_I32(g->pitch), OD_I32(g->run), OD_I32(g->h_out), OD_I32(g->w_out), OD_I32(g->c_out),
                            OD_I32(g->step_in), OD_I32(g->step_out), OD_I32(group), OD_I32((int)block),
-                           OD_I32(panel_first ? 0 : 1), OD_I32(args->accumulate));
+                           OD_I32(share), OD_I32(panel_first ? 0 : 1), OD_I32(args->accumulate));
     }
     od_buffer_release(copy.buffer);
     return status;
