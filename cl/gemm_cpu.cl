@@ -82,7 +82,7 @@ INLINE void tile(const int trans_a, const int rows, float *out, __global const f
                 const floatW av = (floatW)(A_AT(i, kk));
 #pragma unroll
                 for (int v = 0; v < VECTORS; v++)
-                    sum[i][v] = mad(av, bv[v], sum[i][v]);
+                    sum[i][v] = fma(av, bv[v], sum[i][v]);
             }
     }
 
@@ -101,11 +101,11 @@ static inline void store_tile(__global float *c, ulong ldc, const float *out, in
         if (columns == COLUMNS) {
             for (int v = 0; v < VECTORS; v++) {
                 const floatW x = alpha * vloadW(v, out);
-                vstoreW(beta == 0.0f ? x : mad((floatW)(beta), vloadW(v, c), x), v, c);
+                vstoreW(beta == 0.0f ? x : fma((floatW)(beta), vloadW(v, c), x), v, c);
             }
         } else {
             for (int j = 0; j < columns; j++)
-                c[j] = beta == 0.0f ? alpha * out[j] : mad(beta, c[j], alpha * out[j]);
+                c[j] = beta == 0.0f ? alpha * out[j] : fma(beta, c[j], alpha * out[j]);
         }
     }
 }

@@ -34,7 +34,8 @@ static limits_cut cut_of(const od_device_info *info, od_family shape) {
 
 static od_status get_kernel(od_device *device, const limits_cut *cut, const char *name, od_kernel **kernel) {
     char options[64];
-    snprintf(options, sizeof options, "-DV=%d -DCHAINS=%d -DTEAM=%d", cut->vector, cut->chains, cut->team);
+    snprintf(options, sizeof options, "-DV=%d -DCHAINS=%d -DTEAM=%d -DMULTIPLY_ADD=%s", cut->vector, cut->chains,
+             cut->team, cut->team > 1 ? "mad" : "fma");
     return od_kernel_get(device, "limits", options, name, kernel);
 }
 
