@@ -234,6 +234,8 @@ CORE_KERNEL(conv_winograd_weight_stored,
         sum_stored(s, s_plane, &t, first, count, column, cols);
         for (int i = first * ROWS; i < min((first + count) * ROWS, c_in); i++) {
             const int strip = i / ROWS, row = i - min(strip * ROWS, c_in - ROWS);
+            for (int tap = 0; tap < 9; tap++) /* of the row after the next */
+                fetch(dw + ((ulong)tap * c_in + i + 2) * c_out + column, 0, cols);
             for (int j = 0; j < cols; j += VW) {
                 const int p = j / COLS;
                 restore_taps(taps, VW,

@@ -281,8 +281,8 @@ static od_status cpu_run(void *state, const od_conv_args *args) {
         status = OD_LAUNCH(c->main, range, OD_SPAN(args->out), OD_SPAN(in), OD_BUF(args->weights.buffer),
                            OD_BUF(c->zeros), OD_BUF(g->table), OD_I32(args->n), OD_I32(g->h_in), OD_I32(g->w_in),
                            OD_I32(g->pitch), OD_I32(g->run), OD_I32(g->h_out), OD_I32(g->w_out), OD_I32(g->c_out),
-                           OD_I32(g->step_in), OD_I32(g->step_out), OD_I32(group), OD_I32((int)block),
-                           OD_I32(share), OD_I32(panel_first ? 0 : 1), OD_I32(args->accumulate));
+                           OD_I32(g->step_in), OD_I32(g->step_out), OD_I32(group), OD_I32((int)block), OD_I32(share),
+                           OD_I32(panel_first ? 0 : 1), OD_I32(args->accumulate));
     }
     od_buffer_release(copy.buffer);
     return status;
