@@ -7,8 +7,8 @@
  * back to pixels, all while both stay in the cache. What a pixel sums in which order does not depend on how tiles are
  * blocked.
  *
- * VW: floats in a vector, VECS: vectors in a row of the register tile, ROWS: rows of it. STRIDE: of the window; DATA, at
- * stride 2: 1 backward by data. */
+ * VW: floats in a vector, VECS: vectors in a row of the register tile, ROWS: rows of it. STRIDE: of the window; DATA: 1
+ * backward by data at stride 2. */
 #include "conv_winograd_pass.clh"
 
 /* weights [36][panels][run][COLS], run the rows of a panel. One work-item (panel, `share` rows). */

@@ -6,8 +6,8 @@
  * input channels and of columns that meet there, then adds their products to s
  * [matrix][panel][register tile][ROWS][COLS]. conv_winograd_weight_sum adds the chunks in order.
  *
- * VW: floats in a vector, VECS: vectors in a row of the register tile, ROWS: input channels in it. STRIDE: of the window.
- */
+ * VW: floats in a vector, VECS: vectors in a row of the register tile, ROWS: input channels in it. STRIDE: of the
+ * window. */
 #include "conv_winograd.clh"
 
 #if STRIDE == 2
@@ -16,8 +16,8 @@
 #include "conv_winograd_weight_stride1.clh"
 #endif
 
-/* u, `pitch` floats from row to row: the transforms of the tiles `first` .. `first` + `count` - 1 of dy (., h_out, w_out,
- * c_out), of `cols` columns from dy on. */
+/* u, `pitch` floats from row to row: the transforms of the tiles `first` .. `first` + `count` - 1 of dy (., h_out,
+ * w_out, c_out), of `cols` columns from dy on. */
 static void transform_gradients(__global float *u, ulong plane, int pitch, __global const float *dy, tile_grid grid,
                                 ulong first, int count, int h_out, int w_out, int c_out, int cols) {
     for (int t = 0; t < count; t++) {
