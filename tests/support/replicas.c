@@ -245,7 +245,9 @@ double replica_distance(const replica_arena *a, const replica_arena *b) {
     return sqrt(square(a->values, b->values, n) / fmax(square(b->values, NULL, n), 1e-30));
 }
 
-/* The largest of a's tensors' distances from b's. */
+/* The largest of a's tensors' distances from b's. A tensor alone may differ more than the whole: the gradient of the
+ * predictor's last bias nearly cancels without a stop-gradient, and is up to 4e-5 off with `ref` kernels, 6e-5 with
+ * others. */
 static double tensors_apart(const char *name, const char *split, const char *what, const replica_arena *a,
                             const replica_arena *b, double most) {
     const double size = (double)arena_size(b), mean = size > 0 ? square(b->values, NULL, arena_size(b)) / size : 0;
@@ -258,7 +260,7 @@ static double tensors_apart(const char *name, const char *split, const char *wha
         const double own = square(b->values + p->offset, NULL, p->count), least = 1e-4 * mean * (double)p->count;
         const double apart =
             sqrt(square(a->values + p->offset, b->values + p->offset, p->count) / fmax(fmax(own, least), 1e-30));
-        cr_expect_lt(apart, 5 * most, "%s, %s: %s of %s differ by %.2g", name, split, what, p->name, apart);
+        cr_expect_lt(apart, 10 * most, "%s, %s: %s of %s differ by %.2g", name, split, what, p->name, apart);
         largest = fmax(largest, apart);
     }
     return largest;
