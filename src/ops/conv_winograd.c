@@ -31,9 +31,8 @@ const od_tuning_table od_conv_winograd_table = {
     .shape = OD_CONV_CLASSES,
     .parameters =
         {{"block", OD_TUNING_VALUES(1, 2, 3, 4, 5, 6, 8, 10, 12, 16),
-          "up to 4 register tiles of tiles, as a core's cache holds them; with weights of more than half the cache 8, "
-          "at "
-          "stride 2 4; fewer to occupy all cores"},
+          "up to 4 register tiles of tiles, as a core's cache holds them; with weights of more than half the cache "
+          "8, at stride 2 4; fewer to occupy all cores"},
          {"group", OD_TUNING_VALUES(1, 2, 3, 4, 6, 8, 16), "4 panels whose products are kept"},
          {"slots", OD_TUNING_VALUES(1, 2, 4, 8, 16), "4 work-groups a core"},
          {"by_panels", OD_TUNING_VALUES(0, 1),
